@@ -1,0 +1,3 @@
+module metacap
+
+go 1.26
