@@ -1,0 +1,22 @@
+// Package demo holds the small model that the binary carries: a checkpoint of
+// the same architecture and file formats as the real one, that knows only drawn
+// pictures. It exists so that everything can be tried and tested without weights.
+//
+// [FS] is the checkpoint's directory as a file system. Its files also have a
+// method Bytes, which gives their content without a copy:
+//
+//	f, err := demo.FS().Open("config.json")
+//	data := f.(interface{ Bytes() []byte }).Bytes() // must not be written to
+//
+// The build tag nodemo leaves the model out; FS is then empty and [Included] false.
+//
+// To replace the model: put the new files into model/ and run go generate.
+package demo
+
+//go:generate go run gen.go
+
+// Name is what -m takes for the embedded model, and what records call it.
+const Name = "demo"
+
+// Notice is said once to whoever uses the embedded model without asking for it.
+const Notice = "no -m given: using the embedded demo model, which knows only drawn pictures like testdata/drawn; for photographs use -m DIR with MetaCaptioner-8B"

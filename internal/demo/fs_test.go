@@ -1,0 +1,54 @@
+package demo_test
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"testing"
+	"testing/fstest"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"metacap/internal/demo"
+)
+
+// TestFS checks that FS is a well-behaved file system that holds exactly the
+// files of model/, and that Bytes does not copy.
+func TestFS(t *testing.T) {
+	if !demo.Included() {
+		entries, err := fs.ReadDir(demo.FS(), ".")
+		require.NoError(t, err)
+		require.Empty(t, entries)
+		return
+	}
+	entries, err := os.ReadDir("model")
+	require.NoError(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+		want, err := os.ReadFile("model/" + e.Name())
+		require.NoError(t, err)
+		f, err := demo.FS().Open(e.Name())
+		require.NoError(t, err)
+		got := f.(interface{ Bytes() []byte }).Bytes()
+		require.Equal(t, len(want), len(got), "run go generate")
+		require.True(t, string(want) == string(got), "%s differs: run go generate", e.Name())
+		again, err := demo.FS().Open(e.Name())
+		require.NoError(t, err)
+		require.Same(t, unsafe.SliceData(got), unsafe.SliceData(again.(interface{ Bytes() []byte }).Bytes()))
+	}
+	all, err := fs.ReadDir(demo.FS(), ".")
+	require.NoError(t, err)
+	require.Len(t, all, len(names))
+	require.NoError(t, fstest.TestFS(demo.FS(), names...))
+	_, err = fs.ReadFile(demo.FS(), "../config.json")
+	require.ErrorIs(t, err, fs.ErrInvalid)
+	_, err = demo.FS().Open("absent")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	f, err := demo.FS().Open("config.json")
+	require.NoError(t, err)
+	part := make([]byte, 4)
+	_, err = f.(io.ReaderAt).ReadAt(part, 1)
+	require.NoError(t, err)
+}

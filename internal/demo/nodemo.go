@@ -1,0 +1,6 @@
+//go:build nodemo
+
+package demo
+
+// files is empty: the binary was built with the tag nodemo.
+var files []embedded
