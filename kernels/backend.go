@@ -64,7 +64,8 @@ type Precision uint8
 
 const (
 	// PrecisionNative lets a backend round the rows of X to bf16 before the
-	// product when the weight is bf16. Sums are float32.
+	// product when the weight is bf16, and to signed 8-bit integers with a scale
+	// a group (ActivationGroup) when it is quantised. Sums are float32 or better.
 	PrecisionNative Precision = iota
 	// PrecisionF32 keeps products and sums in float32 whatever the weight's dtype is.
 	PrecisionF32
@@ -96,6 +97,16 @@ type QuantPart struct {
 	Group  int     // inputs that share a scale; a divisor of K; K = per channel
 	Scales []byte  // float32 little endian [N,K/Group]
 	Zeros  []uint8 // nil: 0 for 8 bits, 8 for 4 bits; else [N,K/Group]
+}
+
+// ActivationGroup is the number of consecutive inputs of a row of X that share a
+// scale when a backend rounds X to 8 bits for a quantised weight with k inputs:
+// the weight's group up to 128 inputs, 128 for larger groups where 128 divides k.
+func (q QuantPart) ActivationGroup(k int) int {
+	if q.Group > 128 && k%128 == 0 {
+		return 128
+	}
+	return q.Group
 }
 
 // Weight is a packed linear layer owned by the backend that packed it.

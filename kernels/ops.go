@@ -21,7 +21,8 @@ const (
 //
 // Sums are float32 or better and the result is rounded once to Out's type. The
 // order of the sum over k does not depend on T. Out may be Residual (in place);
-// Out must not overlap X. Bias and Scale are float32.
+// Out must not overlap X. Bias and Scale are float32. What may be rounded before
+// the product is said at Precision.
 type LinearArgs struct {
 	Out      Tensor // [T,N] bf16 or f32
 	X        Tensor // [T,K] bf16 or f32
@@ -38,7 +39,7 @@ type LinearArgs struct {
 //
 // The mean runs over the last dimension, in float32 or better. For [T,H,D] every
 // head is normalised by itself. With RoundFirst and bf16 operands the quotient is
-// rounded to bf16 before the multiply. Out may be X.
+// rounded to bf16 before the multiply ("bf16 operands": X is bf16). Out may be X.
 // Source: transformers Qwen3RMSNorm (RoundFirst).
 type RMSNormArgs struct {
 	Out, X     Tensor // [T,C] or [T,H,D], bf16 or f32; dtypes may differ
@@ -140,8 +141,10 @@ type KVCopyArgs struct {
 //
 //	Out[t,h] = sum_s softmax_s(Scale * Q[t,h]·K[s,h/(Hq/Hkv)]) V[s,h/(Hq/Hkv)]
 //
-// Scores and the softmax are float32. The order of the sum depends only on the
-// absolute position of the token, so chunking a prompt changes no bit.
+// Scores and the softmax are float32. With a bf16 cache a backend may round Q and
+// the probabilities to bf16 before the products; with an f32 cache it may not.
+// The order of the sum depends only on the absolute position of the token, so
+// chunking a prompt changes no bit.
 type PagedAttentionArgs struct {
 	Out, Q Tensor // [T,Hq,D] bf16 or f32
 	KV     KV
@@ -156,12 +159,17 @@ type PagedAttentionArgs struct {
 }
 
 // SegmentAttentionArgs are the operands of full (non-causal) attention inside
-// segments of consecutive rows: ViT tiles, or windows.
+// segments of consecutive rows: ViT tiles, or windows. Every row of Out belongs
+// to a segment; a segment may be empty. Scores and the softmax are float32.
 type SegmentAttentionArgs struct {
 	Out, Q, K, V Tensor // [N,H,D] bf16 or f32; strided views allowed
 	Starts       Tensor // [segments+1] i32, ascending, Starts[0]=0, last = N
 	Scale        float32
 	MaxRows      int // largest segment
+	// AllowBF16 lets a backend round Q, K, V and the probabilities to bf16 before
+	// the products although the tensors are f32: right for a bf16 checkpoint whose
+	// activations the backend keeps in f32. bf16 operands allow it by themselves.
+	AllowBF16 bool
 }
 
 // PatchifyArgs turn 8-bit tiles into rows for the patch-embedding product:
