@@ -162,6 +162,18 @@ type Result struct {
 	Finish FinishReason
 	Seed   uint64
 	Usage  Usage
+	Images []ImageReport // one a picture or frame, in the order of the prompt
+}
+
+// ImageReport says what was done to one picture of a request.
+type ImageReport struct {
+	Path          string // empty unless the picture was given by path
+	Format        string // "jpeg", "png", …
+	Width, Height int    // pixels, upright
+	Cols, Rows    int    // grid of tiles
+	Tiles         int    // with thumbnail
+	Tokens        int
+	Notes         []string // "turned by EXIF orientation 6", "transparency composited on white"
 }
 
 // Usage counts what a request cost.
