@@ -96,11 +96,15 @@ func (c *checker) tensor(arg string, t Tensor, ok dtypes, want ...int) {
 		c.fail(arg, wantText(ok, want), t.String())
 		return
 	}
-	c.extent(arg, t)
+	align := t.DType.Size()
+	if len(t.Shape) > 1 && floats&(1<<t.DType) != 0 {
+		align = 16
+	}
+	c.extent(arg, t, int64(align))
 }
 
 // extent checks that the memory of t lies inside its buffer and is aligned.
-func (c *checker) extent(arg string, t Tensor) {
+func (c *checker) extent(arg string, t Tensor, align int64) {
 	elements := int64(1)
 	for _, d := range t.Shape {
 		if int64(d) > maxElements/elements {
@@ -115,10 +119,6 @@ func (c *checker) extent(arg string, t Tensor) {
 		return
 	}
 	size := int64(t.DType.Size())
-	align := size
-	if len(t.Shape) > 1 && floats&(1<<t.DType) != 0 {
-		align = 16
-	}
 	if t.Offset < 0 || t.Offset%align != 0 {
 		c.fail(arg, fmt.Sprintf("an offset that is a multiple of %d bytes", align), fmt.Sprintf("offset %d", t.Offset))
 		return
@@ -575,7 +575,7 @@ func (a ArgMaxArgs) Check() error {
 }
 
 // CheckTransfer reports a broken rule of Upload or Download: t is contiguous and
-// the host slice has its bytes.
+// the host slice has its bytes. Any element may be the first.
 func CheckTransfer(op string, t Tensor, hostBytes int) error {
 	c := checker{op: op}
 	if t.Buf == nil || t.DType.Size() == 0 || len(t.Shape) == 0 {
@@ -588,7 +588,7 @@ func CheckTransfer(op string, t Tensor, hostBytes int) error {
 			return c.result()
 		}
 	}
-	c.extent("tensor", t)
+	c.extent("tensor", t, int64(t.DType.Size()))
 	if c.err == nil && !t.Contiguous() {
 		c.fail("tensor", "contiguous rows", t.String())
 	}
