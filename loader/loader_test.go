@@ -134,24 +134,24 @@ func TestLinear(t *testing.T) {
 	l, err := a.Linear(attn+"q_proj", attn+"k_proj", attn+"v_proj")
 	require.NoError(t, err)
 	require.Equal(t, 8*32+2*2*32, l.N())
-	require.Equal(t, 128, l.Source.K)
+	require.Equal(t, 128, l.K)
 	require.Nil(t, l.Bias)
-	require.Len(t, l.Source.Parts, 3)
-	require.Len(t, l.Source.Parts[1].Data, 2*32*128*2)
+	require.Len(t, l.Parts, 3)
+	require.Len(t, l.Parts[1].Data, 2*32*128*2)
 
 	const qkv = "vision_model.encoder.layers.2.attn.qkv"
 	x, err := a.Linear(qkv)
 	require.NoError(t, err)
 	y, err := b.Linear(qkv)
 	require.NoError(t, err)
-	require.Len(t, y.Source.Parts, 3)
+	require.Len(t, y.Parts, 3)
 	require.Equal(t, x.N(), y.N())
 	require.Equal(t, x.Bias, y.Bias)
 	require.Len(t, x.Bias, 3*64)
 
 	patch, err := a.Linear("vision_model.embeddings.patch_embedding")
 	require.NoError(t, err)
-	require.Equal(t, 3*14*14, patch.Source.K)
+	require.Equal(t, 3*14*14, patch.K)
 
 	_, err = a.Linear("language_model.model.layers.9.mlp.up_proj")
 	var we *loader.WeightsError

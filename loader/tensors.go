@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"metacap/internal/dtype"
-	"metacap/kernels"
 	"metacap/loader/internal/format"
 	"metacap/loader/internal/mapfile"
 )
@@ -45,27 +44,6 @@ func (v TensorView) Float32s() ([]float32, error) {
 		return nil, fmt.Errorf("loader: tensor %s: %w", v.Name, err)
 	}
 	return out, nil
-}
-
-// KernelDType is the same element type in the vocabulary of package kernels; !ok if it has none.
-func (v TensorView) KernelDType() (kernels.DType, bool) {
-	switch v.DType {
-	case dtype.F32:
-		return kernels.F32, true
-	case dtype.F16:
-		return kernels.F16, true
-	case dtype.BF16:
-		return kernels.BF16, true
-	case dtype.F8E4M3:
-		return kernels.F8E4M3, true
-	case dtype.I8:
-		return kernels.I8, true
-	case dtype.U8:
-		return kernels.U8, true
-	case dtype.I32:
-		return kernels.I32, true
-	}
-	return kernels.Invalid, false
 }
 
 func (v TensorView) String() string { return fmt.Sprintf("%s %s%v", v.Name, v.DType, v.Shape) }

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"metacap/internal/dtype"
-	"metacap/kernels"
 )
 
 // Want is a tensor that a model needs.
@@ -215,17 +214,40 @@ func (c *Checkpoint) Vector(canonical string) ([]float32, error) {
 	return out, nil
 }
 
-// Linear is a linear layer of the model: one or more stored matrices stacked along their rows.
+// Linear is a linear layer of the model as it lies in the checkpoint: one or more
+// matrices [N_i,K], row-major, stacked along their rows.
 type Linear struct {
-	Source kernels.LinearSource
-	Bias   []float32 // [N]; nil if no module has one
-	Views  []TensorView
+	Name  string // the modules, joined by +, for errors
+	K     int    // inputs
+	Parts []Matrix
+	Bias  []float32    // [N]; nil if no module has one
+	Views []TensorView // everything stored that was used, for Drop
+}
+
+// Matrix is one stored matrix [N,K]. Without Quant, Data holds N*K elements of
+// DType (F32, BF16 or F16); with it, see Quant.
+type Matrix struct {
+	N     int
+	DType dtype.Type
+	Data  []byte
+	Quant *Quant
+}
+
+// Quant describes a quantised matrix W[n,k] = (q[n,k] - Zero)*scale[n,k/Group].
+// The matrix's Data then holds q: int8 values one a byte, or unsigned 4-bit
+// values two a byte (even k in the low nibble), row-major [N,K]. The fields are
+// those of kernels.QuantPart.
+type Quant struct {
+	Bits   int     // 8 (signed int8) or 4 (unsigned)
+	Group  int     // inputs that share a scale; a divisor of K; K = per channel
+	Scales []byte  // float32 little endian [N,K/Group]
+	Zeros  []uint8 // nil: 0 for 8 bits, 8 for 4 bits; else [N,K/Group]
 }
 
 // N is the number of outputs.
 func (l *Linear) N() int {
 	n := 0
-	for _, p := range l.Source.Parts {
+	for _, p := range l.Parts {
 		n += p.N
 	}
 	return n
@@ -236,7 +258,7 @@ func (l *Linear) N() int {
 // the mapping, or are converted where a stored format has no packed form. A
 // module without bias among others that have one contributes zeros.
 func (c *Checkpoint) Linear(modules ...string) (*Linear, error) {
-	l := &Linear{Source: kernels.LinearSource{Name: strings.Join(modules, "+")}}
+	l := &Linear{Name: strings.Join(modules, "+")}
 	biased := false
 	for _, m := range modules {
 		before := l.N()
@@ -271,19 +293,18 @@ func (c *Checkpoint) addModule(l *Linear, module string) error {
 		return &WeightsError{Checkpoint: c.Path, Missing: []string{name}}
 	}
 	for _, v := range views {
-		k := l.Source.K
+		k := l.K
 		if k == 0 && len(v.Shape) >= 2 {
 			k = v.Elements() / max(v.Rows(), 1)
 		}
 		if len(v.Shape) < 2 || v.Elements() != v.Rows()*k || k == 0 {
 			return &WeightsError{Checkpoint: c.Path, Misshapen: []Mismatch{{name, v.Name, fmt.Sprintf("[N,%d]", k), fmt.Sprint(v.Shape)}}}
 		}
-		t, ok := v.KernelDType()
-		if !ok || v.DType != dtype.F32 && v.DType != dtype.F16 && v.DType != dtype.BF16 {
+		if v.DType != dtype.F32 && v.DType != dtype.F16 && v.DType != dtype.BF16 {
 			return &WeightsError{Checkpoint: c.Path, WrongType: []Mismatch{{name, v.Name, "F32, F16 or BF16", v.DType.String()}}}
 		}
-		l.Source.K = k
-		l.Source.Parts = append(l.Source.Parts, kernels.MatrixPart{N: v.Rows(), DType: t, Data: v.Data})
+		l.K = k
+		l.Parts = append(l.Parts, Matrix{N: v.Rows(), DType: v.DType, Data: v.Data})
 		l.Views = append(l.Views, v)
 	}
 	return nil
