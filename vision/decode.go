@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"image/gif"
-	"image/jpeg"
 	"image/png"
 	"io"
 
@@ -14,6 +13,8 @@ import (
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
+
+	"metacap/vision/internal/jpeg"
 )
 
 // Options say how to decode. The zero value is the default recipe with default limits.
@@ -54,7 +55,9 @@ func Decode(data []byte, opts Options) (*Picture, error) {
 
 // Decoder decodes pictures one after the other and reuses its working memory. The
 // zero value is ready. One goroutine at a time.
-type Decoder struct{}
+type Decoder struct {
+	jpeg jpeg.Decoder
+}
 
 // Decode is like the function Decode. The picture belongs to the caller.
 func (d *Decoder) Decode(data []byte, opts Options) (*Picture, error) {
@@ -79,11 +82,13 @@ func (d *Decoder) decode(data []byte, opts Options) (p *Picture, err error) {
 			p, err = nil, corrupt(format, "the decoder failed: %v", r)
 		}
 	}()
-	codec, ok := codecs[format]
-	if !ok {
-		return nil, unsupported(format, "this build has no %s decoder", format)
+	if codec, ok := codecs[format]; ok {
+		p, err = decodeWith(codec, format, data, opts, limits)
+	} else if format == FormatJPEG {
+		p, err = d.decodeJPEG(data, limits)
+	} else {
+		err = unsupported(format, "this build has no %s decoder", format)
 	}
-	p, err = decodeWith(codec, format, data, opts, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +113,6 @@ type codec struct {
 }
 
 var codecs = map[string]codec{
-	FormatJPEG: {jpeg.DecodeConfig, jpeg.Decode},
 	FormatPNG:  {png.DecodeConfig, png.Decode},
 	FormatGIF:  {gif.DecodeConfig, gif.Decode},
 	FormatWebP: {webp.DecodeConfig, webp.Decode},
@@ -133,4 +137,27 @@ func decodeWith(c codec, format string, data []byte, opts Options, limits Limits
 	p.Pix = make([]uint8, 3*p.Width*p.Height)
 	p.paint(img, opts.Exact)
 	return p, nil
+}
+
+func (d *Decoder) decodeJPEG(data []byte, limits Limits) (*Picture, error) {
+	h, err := jpeg.ReadHeader(data)
+	if err != nil {
+		return nil, jpegError(err)
+	}
+	if err := limits.checkSize(FormatJPEG, int64(h.Width), int64(h.Height)); err != nil {
+		return nil, err
+	}
+	p := &Picture{Width: h.Width, Height: h.Height, Format: FormatJPEG, Mode: h.Mode, Orientation: orientation(FormatJPEG, data), Frames: 1}
+	p.Pix = make([]uint8, 3*p.Width*p.Height)
+	if err := d.jpeg.Decode(p.Pix, data); err != nil {
+		return nil, jpegError(err)
+	}
+	return p, nil
+}
+
+func jpegError(err error) error {
+	if errors.Is(err, jpeg.ErrUnsupported) {
+		return unsupported(FormatJPEG, "%w", err)
+	}
+	return corrupt(FormatJPEG, "%w", err)
 }
