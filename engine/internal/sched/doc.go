@@ -1,0 +1,28 @@
+// Package sched decides what runs in each step. It knows no device and no
+// model: it moves token counts, blocks and tiles.
+//
+// A [Sequence] is one token stream. It waits, runs, and ends; a sequence with
+// Hold stays held when its prompt is computed, so that others fork it. Whether
+// it is in prefill or decode follows from its counters: Computed tokens are in
+// the KV cache, the rest of Tokens is not.
+//
+// [Scheduler.Schedule] plans a step, in this order:
+//
+//  1. running sequences that lack one token (decode), with their drafts;
+//  2. running sequences that lack more (prefill), in chunks;
+//  3. waiting sequences, while tokens, blocks and sequence slots are left.
+//
+// Inside each group the rank decides: arrival in steps minus Priority times
+// AgeSteps. A waiting sequence therefore outranks, in time, everything that
+// arrives later, whatever its priority: nothing starves. The head of the queue
+// is never passed by a sequence behind it, except while it waits for its parent.
+//
+// When blocks run out the sequence of the highest (worst) rank is preempted:
+// its blocks go back (their prefixes stay findable) and it waits again. When only
+// one sequence is left, held prefixes are dropped, the least recently used
+// first; a continuation that needs one makes it run again.
+//
+// The pictures of a sequence are encoded tile by tile when a chunk reaches
+// them: a step encodes at most MaxTiles tiles, whose results lie in numbered
+// slots kept in least-recently-used order (the encoder cache).
+package sched

@@ -1,0 +1,473 @@
+package sched
+
+import (
+	"container/heap"
+	"fmt"
+	"slices"
+
+	"metacap/engine/internal/kvcache"
+)
+
+// Config sizes a Scheduler. All counts are > 0 unless said.
+type Config struct {
+	StepTokens   int // token budget of a step; at least MaxSequences
+	MaxSequences int // sequences that run together
+	MaxRows      int // logits rows of a step; at least MaxSequences
+	AgeSteps     int // steps of waiting that outweigh one level of priority
+	TileTokens   int // tokens a tile; 0 without vision
+	TileSlots    int // slots for encoded tiles; at least MaxTiles
+	MaxTiles     int // tiles encoded in a step
+	KeepTiles    bool
+}
+
+// Scheduler plans steps. It is used by one goroutine.
+type Scheduler struct {
+	cfg     Config
+	pool    *kvcache.Pool
+	tiles   *tileCache
+	waiting queueHeap
+	running []*Sequence // ascending rank: first served, last preempted
+	held    []*Sequence
+	asleep  int // sequences in state Blocked
+	step    int64
+	batch   Batch
+	planned bool
+	// left in the step being planned
+	tokens, rows, encodes int
+}
+
+// New returns a scheduler over the blocks of pool.
+func New(cfg Config, pool *kvcache.Pool) *Scheduler {
+	s := &Scheduler{cfg: cfg, pool: pool}
+	if cfg.TileTokens > 0 {
+		s.tiles = newTileCache(cfg.TileSlots, cfg.KeepTiles)
+	}
+	return s
+}
+
+// Pool is the block pool.
+func (s *Scheduler) Pool() *kvcache.Pool { return s.pool }
+
+// TileStats returns the counters of the encoder cache.
+func (s *Scheduler) TileStats() TileStats {
+	if s.tiles == nil {
+		return TileStats{}
+	}
+	st := s.tiles.stats
+	st.Slots, st.Full = len(s.tiles.slots), len(s.tiles.index)
+	return st
+}
+
+// Waiting is the number of sequences that wait, for room or for a parent.
+func (s *Scheduler) Waiting() int { return len(s.waiting) + s.asleep }
+
+// Running is the number of running sequences.
+func (s *Scheduler) Running() int { return len(s.running) }
+
+// Add puts a new sequence into the queue.
+func (s *Scheduler) Add(q *Sequence) {
+	if q.state != Fresh {
+		panic(fmt.Sprintf("sched: add: sequence %d is %v", q.ID, q.state))
+	}
+	q.rank = s.step - int64(q.Priority)*int64(s.cfg.AgeSteps)
+	q.item = noItem
+	q.table.Reserve(s.pool.BlocksFor(q.Limit))
+	s.enqueue(q)
+}
+
+// enqueue makes q wait for room, or for its parent if that is not held.
+func (s *Scheduler) enqueue(q *Sequence) {
+	p := q.Parent
+	if p == nil || p.state == Held {
+		q.state = Waiting
+		heap.Push(&s.waiting, q)
+		return
+	}
+	if p.state == Done {
+		q.Parent = nil
+		s.enqueue(q)
+		return
+	}
+	q.state = Blocked
+	s.asleep++
+	p.blocked = append(p.blocked, q)
+	if p.state == Dropped {
+		p.rank = min(p.rank, q.rank)
+		s.enqueue(p)
+	} else if p.state == Waiting && q.rank < p.rank {
+		p.rank = q.rank
+		heap.Fix(&s.waiting, p.queue)
+	}
+}
+
+// wake lets the children of p try again.
+func (s *Scheduler) wake(p *Sequence) {
+	children := p.blocked
+	p.blocked = nil
+	for _, q := range children {
+		s.asleep--
+		s.enqueue(q)
+	}
+}
+
+// Remove ends a sequence in any state and gives its blocks back.
+func (s *Scheduler) Remove(q *Sequence) {
+	switch q.state {
+	case Waiting:
+		heap.Remove(&s.waiting, q.queue)
+	case Blocked:
+		p := q.Parent
+		if i := slices.Index(p.blocked, q); i >= 0 {
+			p.blocked = slices.Delete(p.blocked, i, i+1)
+			s.asleep--
+		}
+	case Running:
+		s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == q })
+	case Held:
+		s.held = slices.DeleteFunc(s.held, func(r *Sequence) bool { return r == q })
+	}
+	q.table.Release(s.pool)
+	q.state = Done
+	s.wake(q)
+}
+
+// Schedule plans a step. The batch is valid until the next call; it is
+// Empty when nothing can run. Commit or Remove every item's sequence, then call Finish.
+func (s *Scheduler) Schedule() *Batch {
+	if s.planned {
+		panic("sched: schedule: the last step is not finished")
+	}
+	s.step++
+	b := &s.batch
+	b.reset()
+	s.tokens, s.rows = s.cfg.StepTokens, s.cfg.MaxRows
+	s.encodes = s.cfg.MaxTiles
+	if s.tiles != nil {
+		s.tiles.begin()
+	}
+	s.plan(true)
+	s.plan(false)
+	s.admit()
+	b.build(s.pool, s.cfg.TileTokens, s.tiles)
+	s.planned = !b.Empty()
+	return b
+}
+
+// Finish ends a step whose copies and tokens the device has received.
+func (s *Scheduler) Finish() {
+	for i := range s.batch.Items {
+		s.batch.Items[i].Seq.item = noItem
+	}
+	s.pool.Settle()
+	s.planned = false
+}
+
+// plan takes running sequences into the step: those that lack one token, or the others.
+func (s *Scheduler) plan(decode bool) {
+	for i := 0; i < len(s.running); i++ {
+		q := s.running[i]
+		if q.item != noItem || (q.missing() == 1) != decode || s.tokens == 0 {
+			continue
+		}
+		s.take(q)
+	}
+}
+
+// take plans as many tokens of a running sequence as fit. It reports whether any did.
+func (s *Scheduler) take(q *Sequence) bool {
+	n := min(q.missing(), s.tokens)
+	draft := 0
+	if q.missing() == 1 {
+		spare := min(s.tokens, s.rows) - len(s.running) // leave one of each to everybody
+		draft = max(0, min(len(q.Draft), spare, q.Limit-len(q.Tokens)))
+	}
+	n = s.rowLimit(q, n)
+	n = s.tileLimit(q, n)
+	if n <= 0 {
+		return false
+	}
+	from := q.computed
+	if draft > 0 && q.table.Need(s.pool, from, from+n+draft) > s.pool.Available() {
+		draft = 0 // a guess preempts nobody
+	}
+	for {
+		copies, ok := q.table.Grow(s.pool, from, from+n+draft, s.batch.Copies)
+		s.batch.Copies = copies
+		if ok {
+			break
+		}
+		if !s.makeRoom(q) {
+			return false
+		}
+	}
+	n += draft
+	rows := max(0, from+n-max(q.RowsFrom, from))
+	q.item = len(s.batch.Items)
+	s.batch.Items = append(s.batch.Items, Item{Seq: q, Tokens: n, Draft: draft, Rows: rows})
+	s.tokens -= n
+	s.rows -= rows
+	return true
+}
+
+// rowLimit shortens a chunk so that its logits rows fit the step.
+func (s *Scheduler) rowLimit(q *Sequence, n int) int {
+	free := max(q.RowsFrom-q.computed, 0) // tokens without a row
+	return min(n, free+s.rows)
+}
+
+// tileLimit shortens a chunk to what can be encoded, and books the tiles it needs.
+func (s *Scheduler) tileLimit(q *Sequence, n int) int {
+	end := q.computed + n
+	for i := range q.Spans {
+		sp := &q.Spans[i]
+		if sp.End <= q.computed {
+			continue
+		}
+		if sp.Start >= end {
+			break
+		}
+		tt := s.cfg.TileTokens
+		first := max(q.computed-sp.Start, 0) / tt
+		last := (min(end, sp.End) - sp.Start - 1) / tt
+		for t := first; t <= last; t++ {
+			tile := &q.Tiles[i][t]
+			if _, ok := s.tiles.find(tile.Key); ok {
+				continue
+			}
+			stop := max(sp.Start+t*tt, q.computed) - q.computed
+			if s.encodes == 0 {
+				return stop
+			}
+			slot, ok := s.tiles.take(tile.Key)
+			if !ok {
+				return stop
+			}
+			s.encodes--
+			q.Counters.TilesEncoded++
+			s.batch.Encodes = append(s.batch.Encodes, Encode{Pixels: tile.Pixels, Slot: slot})
+		}
+	}
+	return n
+}
+
+// makeRoom takes blocks from others for q: from the running sequence of the
+// worst rank, or from held prefixes when q is that one and runs alone.
+// It reports whether it is worth trying again; if not, q was preempted.
+func (s *Scheduler) makeRoom(q *Sequence) bool {
+	last := s.running[len(s.running)-1]
+	if last != q {
+		s.preempt(last)
+		return true
+	}
+	if len(s.running) == 1 && s.dropHeld(q.Parent) {
+		return true
+	}
+	s.preempt(q)
+	return false
+}
+
+// preempt takes a running sequence's blocks back and makes it wait again.
+func (s *Scheduler) preempt(q *Sequence) {
+	if q.item != noItem {
+		s.unplan(q)
+	}
+	s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == q })
+	q.table.Release(s.pool)
+	q.computed = 0
+	q.Draft = q.Draft[:0]
+	q.Counters.Preemptions++
+	s.enqueue(q)
+}
+
+// unplan takes a sequence out of the step being planned.
+func (s *Scheduler) unplan(q *Sequence) {
+	b := &s.batch
+	it := b.Items[q.item]
+	s.tokens += it.Tokens
+	s.rows += it.Rows
+	b.Items = slices.Delete(b.Items, q.item, q.item+1)
+	for i := q.item; i < len(b.Items); i++ {
+		b.Items[i].Seq.item = i
+	}
+	b.Copies = slices.DeleteFunc(b.Copies, func(c kvcache.Copy) bool {
+		return slices.Contains(q.table.Blocks(), kvcache.BlockID(c[1]))
+	})
+	q.item = noItem
+}
+
+// dropHeld takes back the blocks of the held prefix that was least recently used, keep excepted if there is another.
+func (s *Scheduler) dropHeld(keep *Sequence) bool {
+	var old *Sequence
+	for _, h := range s.held {
+		if old == nil || old == keep || h != keep && h.used < old.used {
+			old = h
+		}
+	}
+	if old == nil {
+		return false
+	}
+	s.held = slices.DeleteFunc(s.held, func(r *Sequence) bool { return r == old })
+	old.table.Release(s.pool)
+	old.computed = 0
+	old.state = Dropped
+	return true
+}
+
+// admit moves waiting sequences into the step while there is room.
+func (s *Scheduler) admit() {
+	promised := -1
+	for len(s.waiting) > 0 && s.tokens > 0 && len(s.running) < s.cfg.MaxSequences {
+		q := s.waiting[0]
+		if q.Parent != nil && q.Parent.state != Held {
+			heap.Pop(&s.waiting)
+			s.enqueue(q) // its prefix was dropped meanwhile
+			continue
+		}
+		if promised < 0 {
+			promised = s.promised()
+		}
+		if !s.fits(q, promised) {
+			if len(s.running) > 0 {
+				return
+			}
+			if s.dropHeld(q.Parent) {
+				if q.Parent != nil && q.Parent.state != Held {
+					q.Parent = nil // even its own prefix had to go: it runs by itself
+				}
+				continue
+			}
+		}
+		heap.Pop(&s.waiting)
+		s.start(q)
+		if !s.take(q) {
+			return
+		}
+		promised = -1
+	}
+}
+
+// promised is the number of blocks that running prefills will still take, and
+// one for each running sequence to grow into.
+func (s *Scheduler) promised() int {
+	n := len(s.running)
+	for _, r := range s.running {
+		n += max(s.pool.BlocksFor(len(r.Tokens))-r.table.Len(), 0)
+	}
+	return n
+}
+
+// fits reports whether the pool can hold q's tokens beside what it promised to
+// running sequences. Blocks that q would share with sequences in use cost nothing.
+func (s *Scheduler) fits(q *Sequence, promised int) bool {
+	need := s.pool.BlocksFor(len(q.Tokens)) + promised - s.pool.Available()
+	if need <= 0 {
+		return true
+	}
+	if q.Parent != nil {
+		return need <= s.forkTokens(q)/s.pool.BlockSize()
+	}
+	return need <= s.pool.InUse(q.Tokens, q.Spans)
+}
+
+func (s *Scheduler) forkTokens(q *Sequence) int {
+	return max(min(q.ForkTokens, q.RowsFrom, len(q.Tokens)-1, q.Parent.computed), 0)
+}
+
+// start gives a sequence its cached or forked prefix and makes it run.
+func (s *Scheduler) start(q *Sequence) {
+	limit := min(q.RowsFrom, len(q.Tokens)-1)
+	if q.Parent != nil {
+		q.Parent.used = s.step
+		q.computed = s.forkTokens(q)
+		q.table.Fork(s.pool, &q.Parent.table, q.computed)
+	} else {
+		q.computed = q.table.Match(s.pool, q.Tokens, q.Spans, limit)
+	}
+	if !q.Counters.admitted {
+		q.Counters.admitted = true
+		q.Counters.Cached = min(q.computed, q.Prompt)
+	}
+	q.state = Running
+	i, _ := slices.BinarySearchFunc(s.running, q, func(a, b *Sequence) int {
+		if before(a, b) {
+			return -1
+		}
+		return 1
+	})
+	s.running = slices.Insert(s.running, i, q)
+}
+
+// Commit records what a step did for item i: its tokens are computed, and next
+// are the tokens chosen after them: none while the prompt is not complete (or
+// for a sequence that only scores), else the accepted drafts and one more.
+func (s *Scheduler) Commit(i int, next []int32) {
+	it := &s.batch.Items[i]
+	q := it.Seq
+	if q.state != Running {
+		return // ended while the step ran
+	}
+	q.Counters.Steps++
+	accepted := 0
+	if len(next) > 0 {
+		accepted = len(next) - 1
+	}
+	real := it.Tokens - it.Draft
+	if real == 1 && q.computed >= q.Prompt {
+		q.Counters.Decoded++
+	} else {
+		q.Counters.Prefilled += real
+	}
+	q.Counters.Drafted += it.Draft
+	q.Counters.Accepted += accepted
+	q.computed += real + accepted
+	q.Tokens = append(q.Tokens, next...)
+	q.Draft = q.Draft[:0]
+	if len(next) > 0 {
+		q.RowsFrom = len(q.Tokens) - 1
+	} else {
+		q.RowsFrom = max(q.RowsFrom, q.computed)
+	}
+	q.table.Publish(s.pool, q.Tokens, q.Spans, q.computed)
+	if q.Hold && q.missing() == 0 {
+		s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == q })
+		q.state, q.used = Held, s.step
+		s.held = append(s.held, q)
+		s.wake(q)
+	}
+}
+
+// Check verifies the scheduler's and the pool's invariants. It is slow.
+func (s *Scheduler) Check() error {
+	var tables []*kvcache.Table
+	for i, q := range s.running {
+		if q.state != Running {
+			return fmt.Errorf("sched: check: sequence %d in the running list is %v", q.ID, q.state)
+		}
+		if i > 0 && !before(s.running[i-1], q) {
+			return fmt.Errorf("sched: check: running list is not in rank order at sequence %d", q.ID)
+		}
+		tables = append(tables, &q.table)
+	}
+	for _, q := range s.held {
+		if q.state != Held || q.missing() != 0 {
+			return fmt.Errorf("sched: check: held sequence %d is %v and lacks %d tokens", q.ID, q.state, q.missing())
+		}
+		tables = append(tables, &q.table)
+	}
+	for i, q := range s.waiting {
+		if q.state != Waiting || q.queue != i || q.table.Len() != 0 || q.computed != 0 {
+			return fmt.Errorf("sched: check: waiting sequence %d is %v at %d of %d with %d blocks", q.ID, q.state, q.queue, i, q.table.Len())
+		}
+	}
+	for _, q := range slices.Concat(s.running, s.held) {
+		if n := s.pool.BlocksFor(q.computed); q.table.Len() < n {
+			return fmt.Errorf("sched: check: sequence %d has %d blocks for %d computed tokens", q.ID, q.table.Len(), q.computed)
+		}
+	}
+	if s.tiles != nil {
+		if err := s.tiles.check(); err != nil {
+			return err
+		}
+	}
+	return s.pool.Check(tables...)
+}
