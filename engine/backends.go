@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"metacap/kernels"
+	"metacap/kernels/ref"
+)
+
+// backend is a way to open a device. This file alone names the backends.
+type backend struct {
+	name string
+	open func(ordinal, threads int) (kernels.Backend, error)
+	auto bool // tried by Device "auto", in this order
+}
+
+var backends = []backend{
+	{name: "ref", auto: true, open: func(_, threads int) (kernels.Backend, error) { return ref.Open(ref.Options{Threads: threads}) }},
+}
+
+// Device is what Devices found out about a backend.
+type Device struct {
+	Name string
+	Info kernels.Info
+	Err  error // why it cannot be used; nil if it can
+}
+
+// Devices tries every backend of this build.
+func Devices() []Device {
+	var list []Device
+	for _, b := range backends {
+		d := Device{Name: b.name}
+		be, err := b.open(0, 0)
+		if err != nil {
+			d.Err = err
+		} else {
+			d.Info = be.Info()
+			d.Err = be.Close()
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// OpenBackend opens the device named by Config.Device with threads CPU threads,
+// 0 = all. The error is ErrNoDevice for an unknown or absent device and says why.
+func OpenBackend(device string, threads int) (kernels.Backend, error) {
+	name, number, numbered := strings.Cut(device, ":")
+	ordinal := 0
+	if numbered {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 0 || name != "cuda" {
+			return nil, fmt.Errorf("engine: device %q: only cuda:N takes a number: %w", device, ErrNoDevice)
+		}
+		ordinal = n
+	}
+	auto := name == "" || name == "auto"
+	var why []error
+	for _, b := range backends {
+		if b.name != name && !(auto && b.auto) {
+			continue
+		}
+		be, err := b.open(ordinal, threads)
+		if err == nil {
+			return be, nil
+		}
+		why = append(why, fmt.Errorf("%s: %w", b.name, err))
+		if !errors.Is(err, kernels.ErrUnavailable) {
+			break // a device that is there but broken is not passed over
+		}
+	}
+	if len(why) == 0 {
+		var names []string
+		for _, b := range backends {
+			names = append(names, b.name)
+		}
+		return nil, fmt.Errorf("engine: device %q: this build has %s: %w", device, strings.Join(names, ", "), ErrNoDevice)
+	}
+	return nil, fmt.Errorf("engine: device %q: %w: %w", device, ErrNoDevice, errors.Join(why...))
+}

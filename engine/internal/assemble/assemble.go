@@ -1,0 +1,185 @@
+// Package assemble chooses types and sizes for a checkpoint on a device and
+// puts the parts of an engine together: model, runner, scheduler settings.
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"metacap/engine/internal/model"
+	"metacap/engine/internal/runner"
+	"metacap/engine/internal/sched"
+	"metacap/kernels"
+	"metacap/loader"
+)
+
+// ErrMemory occurs when not even a small KV cache fits.
+var ErrMemory = errors.New("out of memory")
+
+// Settings are the wishes of the caller; zero fields are chosen here.
+type Settings struct {
+	DType        string // "", "auto", "f32", "bf16"
+	MemoryBytes  int64
+	MaxSequences int
+	StepTokens   int
+	KVBlocks     int
+	Context      int
+	EncoderBytes int64 // <0 = keep nothing
+	Workers      int   // goroutines that place weights
+}
+
+// Parts are a model on a device, ready to run.
+type Parts struct {
+	Model     *model.Model
+	Runner    *runner.Runner
+	Sched     sched.Config
+	KVBlocks  int
+	Context   int
+	Limit     int64 // memory the engine may use
+	Precision string
+}
+
+// Free gives the device memory back.
+func (p *Parts) Free() {
+	p.Runner.Close()
+	p.Model.Free()
+}
+
+// types chooses activations, KV cache and precision of linear layers.
+func types(want, stored string, info kernels.Info) (act, kv kernels.DType, prec kernels.Precision, err error) {
+	switch want {
+	case "", "auto":
+		want = "bf16"
+		if stored == "float32" || info.Name == "ref" {
+			want = "f32"
+		}
+	case "f32", "bf16":
+	default:
+		return 0, 0, 0, fmt.Errorf("dtype %q, want auto, f32 or bf16", want)
+	}
+	if want == "f32" {
+		return kernels.F32, kernels.F32, kernels.PrecisionF32, nil
+	}
+	return info.Activations, kernels.BF16, kernels.PrecisionNative, nil
+}
+
+// Defaults of a device.
+const (
+	cpuSequences, gpuSequences = 16, 64
+	cpuStep, gpuStep           = 512, 2048
+	cpuTiles, gpuTiles         = 2, 8
+	ageSteps                   = 2000
+	encoderBytes               = 256 << 20
+	// usualTokens is the length of a sequence for which the default KV cache is
+	// sized on a CPU, where memory is shared with everything else.
+	usualTokens = 8192
+	minKVTokens = 256
+)
+
+// Build loads the checkpoint's weights on b and sizes everything else.
+func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Settings) (*Parts, error) {
+	info := b.Info()
+	act, kv, prec, err := types(s.DType, ck.Config.DType, info)
+	if err != nil {
+		return nil, err
+	}
+	dec, vis, err := model.DimsOf(&ck.Config)
+	if err != nil {
+		return nil, err
+	}
+	c := runner.Config{DType: act, KVDType: kv}
+	p := &Parts{Limit: limit(s, info)}
+	c.Context = dec.Context
+	if s.Context > 0 {
+		c.Context = min(c.Context, s.Context)
+	}
+	size(&c, s, vis, info)
+	if err := fit(&c, s, dec, vis, ck.Bytes(), p.Limit, info); err != nil {
+		return nil, err
+	}
+	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: act, Precision: prec, Workers: s.Workers})
+	if err != nil {
+		return nil, err
+	}
+	if p.Runner, err = runner.Open(b, p.Model, c); err != nil {
+		p.Model.Free()
+		return nil, err
+	}
+	p.KVBlocks, p.Context = c.KVBlocks, min(c.Context, c.KVBlocks*kernels.BlockSize)
+	p.Sched = sched.Config{
+		StepTokens: c.StepTokens, MaxSequences: c.MaxSequences, MaxRows: max(c.StepTokens, c.MaxSequences), AgeSteps: ageSteps,
+		TileSlots: c.TileSlots, MaxTiles: c.MaxTiles, KeepTiles: s.EncoderBytes >= 0,
+	}
+	if vis != nil {
+		p.Sched.TileTokens = vis.Tokens()
+	}
+	return p, nil
+}
+
+func onGPU(info kernels.Info) bool { return info.Threads == 0 }
+
+func pick(given, cpu, gpu int, info kernels.Info) int {
+	switch {
+	case given > 0:
+		return given
+	case onGPU(info):
+		return gpu
+	}
+	return cpu
+}
+
+// size fills in everything but the KV cache.
+func size(c *runner.Config, s Settings, vis *model.VisionDims, info kernels.Info) {
+	c.MaxSequences = pick(s.MaxSequences, cpuSequences, gpuSequences, info)
+	c.StepTokens = max(pick(s.StepTokens, cpuStep, gpuStep, info), c.MaxSequences)
+	c.MaxRows = min(c.StepTokens, pick(0, 32, 64, info))
+	if vis == nil {
+		return
+	}
+	// As many tiles as a step's chunk can reach, within the device's usual number.
+	c.MaxTiles = min(pick(0, cpuTiles, gpuTiles, info)*max(1, 1024/vis.Rows()), c.StepTokens/vis.Tokens()+1)
+	c.TileSlots = c.MaxTiles
+	bytes := s.EncoderBytes
+	if bytes == 0 {
+		bytes = encoderBytes
+	}
+	if bytes > 0 {
+		c.TileSlots = max(c.TileSlots, int(min(bytes/runner.TileSlotBytes(*vis, c.DType), 4096)))
+	}
+}
+
+// limit is the memory the engine may use in bytes; 0 = unknown.
+func limit(s Settings, info kernels.Info) int64 {
+	if s.MemoryBytes > 0 {
+		return s.MemoryBytes
+	}
+	return info.FreeBytes / 10 * 9
+}
+
+// fit chooses the number of KV blocks: weights and workspaces first, the rest is KV cache.
+func fit(c *runner.Config, s Settings, dec model.DecoderDims, vis *model.VisionDims, weights, limit int64, info kernels.Info) error {
+	per := runner.KVBlockBytes(dec, c.KVDType)
+	blocks := func(tokens int) int { return (tokens + kernels.BlockSize - 1) / kernels.BlockSize }
+	want := s.KVBlocks
+	if want == 0 {
+		want = max(blocks(c.Context), c.MaxSequences*blocks(min(c.Context, usualTokens)))
+	}
+	c.KVBlocks = want
+	if limit == 0 {
+		return nil
+	}
+	rest := limit - (runner.Plan(dec, vis, weights, *c).Total() - int64(want)*per)
+	fits := int(max(rest, 0) / per)
+	if s.KVBlocks == 0 && onGPU(info) {
+		c.KVBlocks = fits // a GPU has nothing else to do with its memory
+	} else if s.KVBlocks == 0 {
+		c.KVBlocks = min(want, fits)
+	}
+	if need := min(blocks(minKVTokens), blocks(c.Context)); c.KVBlocks < need || c.KVBlocks > fits {
+		plan := runner.Plan(dec, vis, weights, *c)
+		return fmt.Errorf("%w: weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB and %d KV blocks of %d KiB exceed the limit of %d MiB",
+			ErrMemory, plan.Weights>>20, plan.Vision>>20, plan.Workspace>>20, plan.Encoder>>20, max(c.KVBlocks, need), per>>10, limit>>20)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package runner
+
+import (
+	"fmt"
+
+	"metacap/engine/internal/model"
+	"metacap/kernels"
+)
+
+// Config sizes a Runner.
+type Config struct {
+	StepTokens   int // token budget of a step
+	MaxSequences int
+	MaxRows      int // logits rows computed at a time
+	MaxTiles     int // tiles encoded at a time; 0 without vision
+	TileSlots    int // encoded tiles kept
+	KVBlocks     int
+	Context      int // tokens of the longest sequence
+	DType        kernels.DType
+	KVDType      kernels.DType
+}
+
+// Budget is a memory plan in bytes.
+type Budget struct {
+	Weights   int64
+	Vision    int64 // workspace of the encoder
+	Workspace int64 // workspace of the decoder with logits, and step arrays
+	Encoder   int64 // encoded tiles
+	KV        int64
+}
+
+// Total is the sum of all parts.
+func (b Budget) Total() int64 { return b.Weights + b.Vision + b.Workspace + b.Encoder + b.KV }
+
+// KVBlockBytes is the size of one KV block of all layers.
+func KVBlockBytes(d model.DecoderDims, dt kernels.DType) int64 {
+	return 2 * int64(d.Layers) * int64(d.KVHeads) * int64(d.HeadDim) * kernels.BlockSize * int64(dt.Size())
+}
+
+// TileSlotBytes is the size of the features of one tile.
+func TileSlotBytes(v model.VisionDims, dt kernels.DType) int64 {
+	return int64(v.Tokens()) * int64(v.OutWidth) * int64(dt.Size())
+}
+
+// Plan computes what a runner of this configuration allocates. weights is the size of the model's weights.
+func Plan(dec model.DecoderDims, vis *model.VisionDims, weights int64, c Config) Budget {
+	b := Budget{Weights: weights, KV: int64(c.KVBlocks) * KVBlockBytes(dec, c.KVDType)}
+	b.Workspace = model.NewDecoderSpace(dec, c.DType, c.StepTokens, c.MaxRows, features(vis, c)).Bytes() + 4*int64(arrayCap(vis, c))
+	if vis != nil {
+		b.Vision = model.NewVisionSpace(*vis, c.DType, c.MaxTiles).Bytes()
+		b.Encoder = int64(c.TileSlots) * TileSlotBytes(*vis, c.DType)
+	}
+	return b
+}
+
+// features is the largest number of image tokens of a step.
+func features(vis *model.VisionDims, c Config) int {
+	if vis == nil {
+		return 0
+	}
+	return c.StepTokens
+}
+
+// tableCap is the widest block table, a power of two as sched.Batch makes it.
+func tableCap(c Config) int {
+	w := 8
+	for w*kernels.BlockSize < c.Context {
+		w *= 2
+	}
+	return w
+}
+
+// arrayAlign is the alignment of each step array in elements.
+const arrayAlign = 64
+
+// arrayCap is the size of all step arrays in elements.
+func arrayCap(vis *model.VisionDims, c Config) int {
+	n := 3*c.StepTokens + 2*(c.MaxSequences+1) + c.MaxSequences*tableCap(c) + max(c.StepTokens, c.MaxSequences)
+	if vis != nil {
+		n += 2*features(vis, c) + c.MaxTiles*vis.Tokens()
+	}
+	return n + 10*arrayAlign
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.MaxSequences <= 0, c.StepTokens < c.MaxSequences, c.MaxRows <= 0, c.KVBlocks <= 0, c.Context <= 0, c.TileSlots < c.MaxTiles:
+		return fmt.Errorf("runner: open: sizes %+v", c)
+	}
+	return nil
+}
