@@ -4,13 +4,6 @@
 // and KV cache as engine.Engine, one call at a time.
 package trace
 
-import (
-	"context"
-	"fmt"
-
-	"metacap/engine"
-)
-
 // Options say how to open a model for tracing.
 type Options struct {
 	// Device and DType mean what they mean in engine.Config.
@@ -72,33 +65,4 @@ type Step struct {
 	TopIDs      []int32   // five best, best first
 	TopLogProbs []float64 // of these
 	Margin      float64   // best logit minus second best
-}
-
-// Model is an open checkpoint. One goroutine at a time.
-type Model struct {
-	info engine.Info
-}
-
-// Open opens the checkpoint in dir. errors.Is(err, engine.ErrUnsupportedModel)
-// tells a family that the engine lacks from a broken checkpoint.
-func Open(ctx context.Context, dir string, o Options) (*Model, error) {
-	return nil, fmt.Errorf("trace: open %s: %w", dir, engine.ErrUnsupportedModel)
-}
-
-// Close frees the device. Idempotent.
-func (m *Model) Close() error { return nil }
-
-// Info describes the model and its device.
-func (m *Model) Info() engine.Info { return m.info }
-
-// Run prefills in and returns every stage.
-func (m *Model) Run(ctx context.Context, in Input) (*Output, error) {
-	return nil, fmt.Errorf("trace: run: %w", engine.ErrClosed)
-}
-
-// Greedy prefills the inputs together as one ragged batch and decodes n tokens
-// of each. Where forced[i] is non-nil its tokens are fed instead of the chosen
-// ones (teacher forcing); forced may be nil. End-of-turn tokens do not end it.
-func (m *Model) Greedy(ctx context.Context, in []Input, n int, forced [][]int32) ([][]Step, error) {
-	return nil, fmt.Errorf("trace: greedy: %w", engine.ErrClosed)
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"sync"
 
+	"metacap/internal/dtype"
 	"metacap/kernels"
 	"metacap/loader"
 	"metacap/vision"
@@ -185,10 +186,9 @@ func (l *loading) linear(dst *kernels.Weight, bias *kernels.Tensor, modules ...s
 		if err != nil {
 			return err
 		}
-		lin.Source.Precision = l.opt.Precision
-		w, err := l.b.PackLinear(lin.Source)
+		w, err := l.b.PackLinear(source(lin, l.opt.Precision))
 		if err != nil {
-			return fmt.Errorf("model: load %s: %w", lin.Source.Name, err)
+			return fmt.Errorf("model: load %s: %w", lin.Name, err)
 		}
 		*dst = w
 		l.count(w.Bytes())
@@ -198,8 +198,42 @@ func (l *loading) linear(dst *kernels.Weight, bias *kernels.Tensor, modules ...s
 		if lin.Bias == nil || bias == nil {
 			return nil
 		}
-		return l.upload(bias, lin.Source.Name+" bias", lin.Bias, len(lin.Bias))
+		return l.upload(bias, lin.Name+" bias", lin.Bias, len(lin.Bias))
 	})
+}
+
+// source describes a stored linear layer to a backend.
+func source(lin *loader.Linear, p kernels.Precision) kernels.LinearSource {
+	src := kernels.LinearSource{Name: lin.Name, K: lin.K, Precision: p}
+	for _, m := range lin.Parts {
+		part := kernels.MatrixPart{N: m.N, DType: kernelType(m.DType), Data: m.Data}
+		if q := m.Quant; q != nil {
+			part.Quant = &kernels.QuantPart{Bits: q.Bits, Group: q.Group, Scales: q.Scales, Zeros: q.Zeros}
+		}
+		src.Parts = append(src.Parts, part)
+	}
+	return src
+}
+
+// kernelType is the backends' name of a stored type; Invalid if they have none.
+func kernelType(t dtype.Type) kernels.DType {
+	switch t {
+	case dtype.F32:
+		return kernels.F32
+	case dtype.F16:
+		return kernels.F16
+	case dtype.BF16:
+		return kernels.BF16
+	case dtype.F8E4M3:
+		return kernels.F8E4M3
+	case dtype.I8:
+		return kernels.I8
+	case dtype.U8:
+		return kernels.U8
+	case dtype.I32:
+		return kernels.I32
+	}
+	return kernels.Invalid
 }
 
 // table places the embedding as stored.
@@ -209,8 +243,8 @@ func (l *loading) table(dst *kernels.Tensor, name string, rows, cols int) {
 		if !ok || len(views) != 1 {
 			return fmt.Errorf("model: load %s: not stored as one tensor", name)
 		}
-		dt, ok := views[0].KernelDType()
-		if !ok {
+		dt := kernelType(views[0].DType)
+		if dt != kernels.F32 && dt != kernels.F16 && dt != kernels.BF16 {
 			return fmt.Errorf("model: load %s: type %v: %w", name, views[0].DType, kernels.ErrUnsupported)
 		}
 		buf, err := l.b.Alloc(int64(len(views[0].Data)))

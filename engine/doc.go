@@ -1,0 +1,3 @@
+// Package engine runs vision-language models of the InternVL family, and the
+// Qwen decoders inside them, on the CPU or a GPU.
+package engine
