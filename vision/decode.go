@@ -1,18 +1,8 @@
 package vision
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"image/gif"
-	"image/png"
-	"io"
-
-	"image"
-
-	"golang.org/x/image/bmp"
-	"golang.org/x/image/tiff"
-	"golang.org/x/image/webp"
 
 	"metacap/vision/internal/jpeg"
 )
@@ -70,73 +60,60 @@ func (d *Decoder) Decode(data []byte, opts Options) (*Picture, error) {
 
 func (d *Decoder) decode(data []byte, opts Options) (p *Picture, err error) {
 	limits := opts.Limits.withDefaults()
+	format, err := check(data, limits)
+	if err != nil {
+		return nil, err
+	}
+	defer rescue(format, &err)
+	switch format {
+	case FormatJPEG:
+		p, err = d.decodeJPEG(data, limits)
+	case FormatGIF, FormatWebP:
+		p, err = firstFrame(format, data, opts, limits)
+	default:
+		p, err = decodeStill(format, data, opts, limits)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Orientation = orientation(format, data)
+	p.finish(opts)
+	return p, nil
+}
+
+// check finds the format and compares the length with its limit.
+func check(data []byte, limits Limits) (format string, err error) {
 	if int64(len(data)) > limits.Bytes {
-		return nil, &ImageError{Kind: ErrLimit, Quantity: "bytes", Value: float64(len(data)), Limit: float64(limits.Bytes)}
+		return "", &ImageError{Kind: ErrLimit, Quantity: "bytes", Value: float64(len(data)), Limit: float64(limits.Bytes)}
 	}
 	format, ok := Sniff(data)
 	if !ok {
-		return nil, &ImageError{Kind: ErrNotImage, Err: errors.New(describe(data))}
+		return "", &ImageError{Kind: ErrNotImage, Err: errors.New(describe(data))}
 	}
-	defer func() { // third-party decoders meet hostile bytes here
-		if r := recover(); r != nil {
-			p, err = nil, corrupt(format, "the decoder failed: %v", r)
-		}
-	}()
-	if codec, ok := codecs[format]; ok {
-		p, err = decodeWith(codec, format, data, opts, limits)
-	} else if format == FormatJPEG {
-		p, err = d.decodeJPEG(data, limits)
-	} else {
-		err = unsupported(format, "this build has no %s decoder", format)
+	return format, nil
+}
+
+// rescue turns a panic of a decoder, some of which are third-party code, into an error.
+func rescue(format string, err *error) {
+	if r := recover(); r != nil {
+		*err = corrupt(format, "the decoder failed: %v", r)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if text, ok := extensionNote(opts.Name, format); ok {
+}
+
+// finish turns the picture upright, unless exact, and adds the notes.
+func (p *Picture) finish(opts Options) {
+	if text, ok := extensionNote(opts.Name, p.Format); ok {
 		p.note(text)
 	}
-	if p.Orientation > 1 {
-		if opts.Exact {
-			p.note(fmt.Sprintf("EXIF orientation %d ignored", p.Orientation))
-		} else {
-			p.orient(p.Orientation)
-			p.note(fmt.Sprintf("EXIF orientation %d applied", p.Orientation))
-		}
+	if p.Orientation > 1 && opts.Exact {
+		p.note(fmt.Sprintf("EXIF orientation %d ignored", p.Orientation))
+	} else if p.Orientation > 1 {
+		p.orient(p.Orientation)
+		p.note(fmt.Sprintf("EXIF orientation %d applied", p.Orientation))
 	}
-	return p, nil
-}
-
-// codec is a decoder of one format.
-type codec struct {
-	config func(io.Reader) (image.Config, error)
-	decode func(io.Reader) (image.Image, error)
-}
-
-var codecs = map[string]codec{
-	FormatPNG:  {png.DecodeConfig, png.Decode},
-	FormatGIF:  {gif.DecodeConfig, gif.Decode},
-	FormatWebP: {webp.DecodeConfig, webp.Decode},
-	FormatBMP:  {bmp.DecodeConfig, bmp.Decode},
-	FormatTIFF: {tiff.DecodeConfig, tiff.Decode},
-}
-
-// decodeWith checks the limits against the header, then decodes.
-func decodeWith(c codec, format string, data []byte, opts Options, limits Limits) (*Picture, error) {
-	cfg, err := c.config(bytes.NewReader(data))
-	if err != nil {
-		return nil, corrupt(format, "%w", err)
+	if p.Frames > 1 {
+		p.note(fmt.Sprintf("first of %d frames", p.Frames))
 	}
-	if err := limits.checkSize(format, int64(cfg.Width), int64(cfg.Height)); err != nil {
-		return nil, err
-	}
-	img, err := c.decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, corrupt(format, "%w", err)
-	}
-	p := &Picture{Width: cfg.Width, Height: cfg.Height, Format: format, Orientation: orientation(format, data), Frames: 1}
-	p.Pix = make([]uint8, 3*p.Width*p.Height)
-	p.paint(img, opts.Exact)
-	return p, nil
 }
 
 func (d *Decoder) decodeJPEG(data []byte, limits Limits) (*Picture, error) {
@@ -147,11 +124,12 @@ func (d *Decoder) decodeJPEG(data []byte, limits Limits) (*Picture, error) {
 	if err := limits.checkSize(FormatJPEG, int64(h.Width), int64(h.Height)); err != nil {
 		return nil, err
 	}
-	p := &Picture{Width: h.Width, Height: h.Height, Format: FormatJPEG, Mode: h.Mode, Orientation: orientation(FormatJPEG, data), Frames: 1}
-	p.Pix = make([]uint8, 3*p.Width*p.Height)
-	if err := d.jpeg.Decode(p.Pix, data); err != nil {
+	p := &Picture{Width: h.Width, Height: h.Height, Format: FormatJPEG, Mode: h.Mode, Frames: 1}
+	pix, err := d.jpeg.Decode(data)
+	if err != nil {
 		return nil, jpegError(err)
 	}
+	p.Pix = pix
 	return p, nil
 }
 

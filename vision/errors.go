@@ -26,7 +26,7 @@ type ImageError struct {
 	Name     string  // of the file, as given in Options; may be empty
 	Format   string  // "jpeg", "png", … or empty when unknown
 	Kind     error   // ErrNotImage, ErrUnsupported, ErrCorrupt or ErrLimit
-	Quantity string  // for ErrLimit: "bytes", "pixels", "width", "height", "aspect ratio", "frames", "decoder bytes"
+	Quantity string  // for ErrLimit: "bytes", "pixels", "width", "height", "aspect ratio", "frames", "frame bytes"
 	Value    float64 // for ErrLimit: what the file asks for
 	Limit    float64 // for ErrLimit: what is allowed
 	Err      error   // the cause, or nil

@@ -21,38 +21,47 @@ func orientation(format string, data []byte) int {
 	return 1
 }
 
-// tiffOrientation reads tag 0x0112 of the first directory of a TIFF structure,
-// which is what an EXIF block is. Source: TIFF 6.0, section 2.
+// tiffOrientation reads tag 0x0112 of the first directory of a TIFF structure, which
+// is what an EXIF block is.
 func tiffOrientation(b []byte) int {
-	if len(b) < 8 {
-		return 1
+	if v, ok := tiffTag(b, 0x0112); ok && v >= 1 && v <= 8 {
+		return v
 	}
-	var order binary.ByteOrder
+	return 1
+}
+
+// tiffTag reads a short or long value of the first directory of a TIFF structure.
+// Source: TIFF 6.0, section 2.
+func tiffTag(b []byte, tag uint16) (int, bool) {
+	const short, long = 3, 4
+	if len(b) < 8 {
+		return 0, false
+	}
+	var order binary.ByteOrder = binary.LittleEndian
 	switch string(b[:4]) {
 	case "II*\x00":
-		order = binary.LittleEndian
 	case "MM\x00*":
 		order = binary.BigEndian
 	default:
-		return 1
+		return 0, false
 	}
 	at := uint64(order.Uint32(b[4:]))
 	if at+2 > uint64(len(b)) {
-		return 1
+		return 0, false
 	}
 	entries := int(order.Uint16(b[at:]))
-	b = b[at+2:]
-	for ; entries > 0 && len(b) >= 12; entries, b = entries-1, b[12:] {
-		const short = 3
-		if order.Uint16(b) != 0x0112 || order.Uint16(b[2:]) != short || order.Uint32(b[4:]) != 1 {
+	for b = b[at+2:]; entries > 0 && len(b) >= 12; entries, b = entries-1, b[12:] {
+		if order.Uint16(b) != tag || order.Uint32(b[4:]) != 1 {
 			continue
 		}
-		if v := int(order.Uint16(b[8:])); v >= 1 && v <= 8 {
-			return v
+		switch order.Uint16(b[2:]) {
+		case short:
+			return int(order.Uint16(b[8:])), true
+		case long:
+			return int(order.Uint32(b[8:])), true
 		}
-		return 1
 	}
-	return 1
+	return 0, false
 }
 
 // jpegEXIF returns the TIFF structure of the first APP1 Exif segment before the

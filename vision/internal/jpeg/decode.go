@@ -18,33 +18,40 @@ type Decoder struct {
 	plain bool
 }
 
-// Decode decodes data into dst, [Height,Width,3], which must be large enough for the
-// size that ReadHeader gives.
-func (d *Decoder) Decode(dst []uint8, data []byte) error {
+// Decode decodes data to [Height,Width,3]. Pixel memory is taken only when the file is
+// long enough to hold the blocks that its header promises.
+func (d *Decoder) Decode(data []byte) ([]uint8, error) {
 	old := d.e.buf
 	d.p = parser{data: data, comps: d.p.comps[:0]}
 	d.e = entropy{buf: old}
 	p := &d.p
 	if err := p.toFrame(); err != nil {
-		return err
-	}
-	if want := 3 * p.hdr.Width * p.hdr.Height; len(dst) < want {
-		return fmt.Errorf("destination of %d bytes, want %d", len(dst), want)
+		return nil, err
 	}
 	if err := d.plausible(); err != nil {
-		return err
+		return nil, err
 	}
 	s, err := d.nextScan()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d.allocate(p.hdr.Progressive || len(s.comps) < len(p.comps))
-	if p.hdr.Progressive || len(s.comps) < len(p.comps) {
-		return d.decodeScans(dst, s)
+	if len(s.comps) == 0 {
+		return nil, errors.New("no scan")
 	}
-	d.e.begin(p, s.comps)
+	keep := p.hdr.Progressive || len(s.comps) < len(p.comps)
+	d.allocate(keep)
+	dst := make([]uint8, 3*p.hdr.Width*p.hdr.Height)
+	if keep {
+		return dst, d.decodeScans(dst, s)
+	}
+	return dst, d.decodeOnePass(dst, s)
+}
+
+// decodeOnePass decodes a picture of one scan, MCU row by MCU row.
+func (d *Decoder) decodeOnePass(dst []uint8, s scan) error {
+	d.e.begin(&d.p, s.comps)
 	out := output{d: d, dst: dst}
-	for y := range p.mcusY {
+	for y := range d.p.mcusY {
 		for _, c := range s.comps {
 			clear(c.coeffs)
 		}

@@ -1,0 +1,91 @@
+package vision
+
+import (
+	"io"
+	"slices"
+	"time"
+)
+
+// Frame is one picture of an animation and how long it is shown.
+type Frame struct {
+	*Picture
+	Index int // number of the frame in the file
+	Delay time.Duration
+}
+
+// DecodeFrames decodes frames of an animated GIF, WebP or PNG as a viewer shows them:
+// composed on the frames before, disposal handled. want lists the frames by number,
+// ascending; nil means all. Other formats, and still files, give one frame. The limits
+// bound the number of frames wanted and their RGB memory; both are checked first.
+func DecodeFrames(data []byte, want []int, opts Options) ([]Frame, error) {
+	frames, err := decodeFrames(data, want, opts)
+	if err != nil {
+		return nil, opts.named(err)
+	}
+	return frames, nil
+}
+
+func decodeFrames(data []byte, want []int, opts Options) (frames []Frame, err error) {
+	limits := opts.Limits.withDefaults()
+	info, err := probe(data, limits)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.IsSorted(want) || len(want) > 0 && (want[0] < 0 || want[len(want)-1] >= info.Frames) {
+		return nil, corrupt(info.Format, "frames %v wanted of %d", want, info.Frames)
+	}
+	n := int64(info.Frames)
+	if want != nil {
+		n = int64(len(want))
+	}
+	if n > int64(limits.Frames) {
+		return nil, &ImageError{Format: info.Format, Kind: ErrLimit, Quantity: "frames", Value: float64(n), Limit: float64(limits.Frames)}
+	}
+	if bytes := n * 3 * int64(info.Width) * int64(info.Height); bytes > limits.FrameBytes {
+		return nil, &ImageError{Format: info.Format, Kind: ErrLimit, Quantity: "frame bytes", Value: float64(bytes), Limit: float64(limits.FrameBytes)}
+	}
+	if info.Frames == 1 {
+		p, err := Decode(data, opts)
+		if err != nil {
+			return nil, err
+		}
+		return []Frame{{Picture: p}}, nil
+	}
+	defer rescue(info.Format, &err)
+	return playReel(data, want, info, opts, limits)
+}
+
+// playReel draws every frame up to the last one wanted and keeps those wanted.
+func playReel(data []byte, want []int, info Info, opts Options, limits Limits) ([]Frame, error) {
+	r, canvas, err := startReel(info.Format, data, opts, limits)
+	if err != nil {
+		return nil, err
+	}
+	var out []Frame
+	for i := range info.Frames {
+		if want != nil && len(want) == 0 {
+			break
+		}
+		patch, err := r.Next()
+		if err == io.EOF {
+			return nil, corrupt(info.Format, "%d of %d frames", i, info.Frames)
+		}
+		if err != nil {
+			return nil, corrupt(info.Format, "%w", err)
+		}
+		canvas.Draw(patch)
+		if want != nil && want[0] != i {
+			continue
+		}
+		p := snapshot(canvas, info.Format, r.Info(), opts)
+		p.Orientation = info.Orientation
+		p.Frames = 1 // of a single picture now
+		p.finish(opts)
+		for out = append(out, Frame{p, i, patch.Delay}); len(want) > 0 && want[0] == i; want = want[1:] {
+			if len(want) > 1 && want[1] == i { // asked for twice: the pixels are shared
+				out = append(out, out[len(out)-1])
+			}
+		}
+	}
+	return out, nil
+}
