@@ -19,6 +19,7 @@ type Tokenizer struct {
 	special      []uint64         // bitset by id: skipped by skipSpecial
 	added        map[string]int32 // content to id
 	raw, normal  *matcher         // added tokens found before and after normalization; nil = none
+	all          *matcher         // all added tokens, as they are spelled
 	words        *wordCache
 
 	template      string // the checkpoint's chat template, "" = none
@@ -148,17 +149,19 @@ func (t *Tokenizer) add(a addedToken) error {
 // flag fills what is looked up by id or matched in text, once all added tokens are in.
 func (t *Tokenizer) flag(added []addedToken) {
 	t.special = make([]uint64, (len(t.arena.spans)+63)/64)
+	t.all = newMatcher()
 	for _, a := range added {
 		if a.Special {
 			t.special[a.ID>>6] |= 1 << (a.ID & 63)
 		}
+		t.all.add(a.Content, int32(a.ID))
 		m := &t.raw
 		content := a.Content
 		if a.Normalized && t.nfc {
 			m, content = &t.normal, t.normalize(a.Content)
 		}
 		if *m == nil {
-			*m = &matcher{next: map[matchEdge]int32{}, leaf: []int32{-1}}
+			*m = newMatcher()
 		}
 		(*m).add(content, int32(a.ID))
 	}
@@ -176,6 +179,8 @@ type matchEdge struct {
 	node int32
 	b    byte
 }
+
+func newMatcher() *matcher { return &matcher{next: map[matchEdge]int32{}, leaf: []int32{-1}} }
 
 func (m *matcher) add(content string, id int32) {
 	m.first[content[0]] = true
@@ -229,6 +234,34 @@ func (m *matcher) split(text string, yield func(plain string, id int32)) {
 			}
 			i++
 		}
+	}
+	if start < len(text) {
+		yield(text[start:], 0)
+	}
+}
+
+// splitAdded cuts text at the added tokens for which keep holds, the longest at
+// each position; all else, other added tokens too, is plain text.
+func (t *Tokenizer) splitAdded(text string, keep func(id int32) bool, yield func(plain string, id int32)) {
+	start := 0
+	for i := 0; i < len(text); {
+		if !t.all.first[text[i]] {
+			i++
+			continue
+		}
+		id, n := t.all.longest(text[i:])
+		if n == 0 {
+			i++
+			continue
+		}
+		if keep(id) {
+			if start < i {
+				yield(text[start:i], 0)
+			}
+			yield("", id)
+			start = i + n
+		}
+		i += n
 	}
 	if start < len(text) {
 		yield(text[start:], 0)
