@@ -312,7 +312,7 @@ func TestConfigErrors(t *testing.T) {
 		{"remote", `"rope_scaling": null`, `"rope_scaling": {"type":"longrope","factor":2}`, `rope_scaling.rope_type "longrope" is not supported (have default, linear, dynamic, yarn)`, true},
 		{"remote", `"rope_scaling": null`, `"rope_scaling": {"type":"mrope","mrope_section":[1]}`, `"mrope" is not supported`, true},
 		{"remote", `"rope_scaling": null`, `"rope_scaling": {"type":"linear"}`, "llm_config.rope_scaling.factor: missing", false},
-		{"remote", `"rope_scaling": null`, `"quantization_config": {"quant_method":"bitsandbytes"}`, `llm_config.quantization_config.quant_method "bitsandbytes" is not supported`, true},
+		{"remote", `"rope_scaling": null`, `"quantization_config": {"quant_method":"bitsandbytes"}`, `llm_config.quantization_config.quant_method "bitsandbytes" is not supported (have awq, gptq, compressed-tensors, fp8)`, true},
 		{"hf", `"image_size": [`, `"image_size": [7,`, "too many entries, got 3, limit 2", false},
 		{"hf", `"use_mean_pooling": true`, `"use_mean_pooling": false`, "vision_config.use_mean_pooling false is not supported", true},
 		{"hf", `"vision_feature_select_strategy": "default"`, `"vision_feature_select_strategy": "full"`, `vision_feature_select_strategy "full" is not supported`, true},

@@ -45,6 +45,8 @@ type Config struct {
 	ImageTokenID     int    // HF layout; 0 = by string from the tokenizer
 	EOS              []int  // eos_token_id of the top level or the text part; may be empty
 
+	Quant *QuantConfig // nil for a dense checkpoint
+
 	headDimGiven, vocabGiven bool
 }
 
@@ -155,9 +157,7 @@ func ParseConfig(data []byte) (Config, error) {
 	if c.HasVision() && len(o.Errs()) == 0 {
 		c.checkVision(o)
 	}
-	for _, key := range []string{"quantization_config", "compression_config"} {
-		c.refuseQuant(o, key)
-	}
+	c.parseQuant(o)
 	return c, errors.Join(o.Errs()...)
 }
 
@@ -261,22 +261,6 @@ func (c *Config) parseHF(o *format.Object) {
 		c.parseText(text, o)
 	} else {
 		o.Fail("text_config", "missing", "", "")
-	}
-}
-
-// refuseQuant names the method of a quantised checkpoint.
-func (c *Config) refuseQuant(o *format.Object, key string) {
-	for _, sub := range []string{"", "llm_config", "text_config"} {
-		in := o
-		if sub != "" {
-			var ok bool
-			if in, ok = o.Object(sub); !ok {
-				continue
-			}
-		}
-		if q, ok := in.Object(key); ok {
-			o.Add(&UnsupportedError{File: configName, Family: c.Arch, Feature: q.Field("quant_method"), Value: q.Text("quant_method"), Have: "dense weights"})
-		}
 	}
 }
 

@@ -76,5 +76,26 @@ func partOf(canon string) string {
 	return "other"
 }
 
-// parameters is the number of weights that a stored tensor stands for.
-func (c *Checkpoint) parameters(v TensorView) int64 { return int64(v.Elements()) }
+// parameters is the number of weights that a stored tensor stands for: of a
+// quantised matrix the packed values count, scales and zero points do not.
+func (c *Checkpoint) parameters(v TensorView) int64 {
+	if c.Config.Quant == nil {
+		return int64(v.Elements())
+	}
+	canon := Canonical(v.Name)
+	at := strings.LastIndexByte(canon, '.')
+	module, suffix := canon[:max(at, 0)], canon[at+1:]
+	switch {
+	case suffix == "qweight" || suffix == "weight_packed":
+		forms, _ := c.quantised(module, func(string, string, string) {})
+		for _, f := range forms {
+			if f.values.Name == v.Name {
+				return int64(f.n) * int64(f.k)
+			}
+		}
+		return 0
+	case suffix != "weight" && suffix != "bias" && slices.Contains(suffixes, suffix):
+		return 0
+	}
+	return int64(v.Elements())
+}

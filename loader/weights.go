@@ -129,7 +129,9 @@ func (c *Checkpoint) Require(list []Want) error {
 	known := map[string]bool{}
 	for _, w := range list {
 		known[w.Name] = true
-		c.require(w, e)
+		if !w.Linear || !c.requireQuant(w, e, known) {
+			c.require(w, e)
+		}
 	}
 	for canon := range c.canon {
 		if !known[canon] && inLayers(canon) && !ignored(canon) {
@@ -165,6 +167,28 @@ func (c *Checkpoint) require(w Want, e *WeightsError) {
 	}
 }
 
+// requireQuant checks the quantised form of a linear layer, ok if it has one, and
+// marks its tensors as known.
+func (c *Checkpoint) requireQuant(w Want, e *WeightsError, known map[string]bool) bool {
+	module := strings.TrimSuffix(w.Name, ".weight")
+	forms, ok := c.quantised(module, func(name, want, got string) {
+		e.Misshapen = append(e.Misshapen, Mismatch{name, name, want, got})
+	})
+	if !ok {
+		return false
+	}
+	for _, s := range suffixes {
+		known[module+"."+s] = true
+	}
+	for _, f := range forms {
+		n := w.Shape[0] / len(forms)
+		if f.values.Data != nil && f.n*f.k > 0 && (f.n != n || f.k != w.Shape[1]) {
+			e.Misshapen = append(e.Misshapen, Mismatch{w.Name, f.values.Name, fmt.Sprintf("[%d %d]", n, w.Shape[1]), fmt.Sprintf("[%d %d] quantised", f.n, f.k)})
+		}
+	}
+	return true
+}
+
 // inLayers reports whether a tensor takes part in the forward pass if it exists,
 // so that not using it would change results.
 func inLayers(canon string) bool {
@@ -185,6 +209,9 @@ func (c *Checkpoint) Extra(list []Want) []string {
 	known := map[string]bool{}
 	for _, w := range list {
 		known[w.Name] = true
+		if w.Linear {
+			c.requireQuant(w, &WeightsError{}, known)
+		}
 	}
 	var extra []string
 	for canon, p := range c.canon {
@@ -287,6 +314,16 @@ func (c *Checkpoint) Linear(modules ...string) (*Linear, error) {
 
 // addModule appends the matrices of one module.
 func (c *Checkpoint) addModule(l *Linear, module string) error {
+	e := &WeightsError{Checkpoint: c.Path}
+	forms, ok := c.quantised(module, func(name, want, got string) {
+		e.Misshapen = append(e.Misshapen, Mismatch{name, name, want, got})
+	})
+	if !e.empty() {
+		return e
+	}
+	if ok {
+		return c.addQuantised(l, module, forms)
+	}
 	name := module + ".weight"
 	views, ok := c.Find(name)
 	if !ok {
@@ -306,6 +343,25 @@ func (c *Checkpoint) addModule(l *Linear, module string) error {
 		l.K = k
 		l.Parts = append(l.Parts, Matrix{N: v.Rows(), DType: v.DType, Data: v.Data})
 		l.Views = append(l.Views, v)
+	}
+	return nil
+}
+
+func (c *Checkpoint) addQuantised(l *Linear, module string, forms []quantised) error {
+	for i := range forms {
+		q := &forms[i]
+		if l.K == 0 {
+			l.K = q.k
+		}
+		if q.k != l.K {
+			return &WeightsError{Checkpoint: c.Path, Misshapen: []Mismatch{{module, q.values.Name, fmt.Sprintf("[N,%d]", l.K), fmt.Sprintf("[%d,%d]", q.n, q.k)}}}
+		}
+		m, err := q.matrix()
+		if err != nil {
+			return err
+		}
+		l.Parts = append(l.Parts, m)
+		l.Views = append(l.Views, q.values, q.scales)
 	}
 	return nil
 }
