@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/fstest"
 
 	"metacap/loader"
 )
@@ -89,6 +91,72 @@ func FuzzProcessor(f *testing.F) {
 		}
 		if err == nil && (!(p.Std[0] > 0) || !(p.Std[1] > 0) || !(p.Std[2] > 0) || c.MinTiles > c.MaxTiles || p.Size != 56) {
 			t.Fatalf("%+v %+v", p, c)
+		}
+	})
+}
+
+// FuzzCheckpoint opens a checkpoint whose configuration and weight header are
+// arbitrary, and uses all of it: whatever passes the checks must not panic.
+func FuzzCheckpoint(f *testing.F) {
+	dirs, err := filepath.Glob(filepath.Join(quantDir, "*"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, dir := range append(dirs, filepath.Join(models, "qwen2-tied-bf16")) {
+		config, err := os.ReadFile(filepath.Join(dir, "config.json"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		weights, err := os.ReadFile(filepath.Join(dir, "model.safetensors"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		n := int(weights[0]) | int(weights[1])<<8 | int(weights[2])<<16
+		f.Add(config, weights[8:8+n], len(weights)-8-n, byte(1))
+	}
+	f.Fuzz(func(t *testing.T, config, header []byte, size int, fill byte) {
+		if size < 0 || size > 1<<20 {
+			return
+		}
+		file := safetensors(string(header), size)
+		for i := len(file) - size; i < len(file); i++ {
+			file[i] = fill
+		}
+		c, err := loader.OpenFS(memFS{fstest.MapFS{"config.json": {Data: config}, "model.safetensors": {Data: file}}}, ".")
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		list := c.Config.Weights()
+		if len(list) > 1000 {
+			return
+		}
+		complete := c.Require(list) == nil
+		c.Summary()
+		for _, w := range list {
+			if !w.Linear {
+				c.Vector(w.Name)
+				continue
+			}
+			l, err := c.Linear(strings.TrimSuffix(w.Name, ".weight"))
+			if err != nil {
+				continue
+			}
+			if complete && (l.N() != w.Shape[0] || l.K != w.Shape[1]) {
+				t.Fatalf("%s: got [%d,%d], want %v", w.Name, l.N(), l.K, w.Shape)
+			}
+			for _, p := range l.Parts {
+				want := p.N * l.K * p.DType.Size()
+				if q := p.Quant; q != nil {
+					want = p.N * l.K * q.Bits / 8
+					if l.K%q.Group != 0 || len(q.Scales) != 4*p.N*(l.K/q.Group) || q.Zeros != nil && len(q.Zeros) != p.N*(l.K/q.Group) {
+						t.Fatalf("%s: %+v", w.Name, q)
+					}
+				}
+				if len(p.Data) != want {
+					t.Fatalf("%s: %d bytes, want %d", w.Name, len(p.Data), want)
+				}
+			}
 		}
 	})
 }
