@@ -1,3 +1,5 @@
+//go:build !cgo || !amd64
+
 package resample
 
 // accelerated reports whether the job was done by vector code; this build has none.

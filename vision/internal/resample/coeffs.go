@@ -14,6 +14,11 @@ type axis struct {
 	first   []int32 // [out] first source pixel
 	count   []int32 // [out] source pixels used
 	weights []int32 // [out,taps] 22 fractional bits
+
+	// The same for the C code; see pack.
+	packedTaps  int
+	packedFirst []int32 // [out]
+	packed      []int32 // [out,packedTaps/2,2]
 }
 
 // cubic is the Keys kernel with a = -0.5. The conversions keep compilers from
@@ -42,8 +47,6 @@ func newAxis(in, out int) *axis {
 	inverse := 1 / stretch
 	a := &axis{in: in, out: out, first: make([]int32, out), count: make([]int32, out)}
 	a.taps = min(int(math.Ceil(support))*2+1, in)
-	// A whole number of tap pairs lets the C code multiply two at a time.
-	a.taps += a.taps & 1
 	a.weights = make([]int32, out*a.taps)
 	row := make([]float64, a.taps)
 	for x := range out {

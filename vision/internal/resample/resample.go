@@ -25,6 +25,7 @@ func (g Grid) Bytes() int { return g.Cols * g.Rows * g.Size * g.Size * 3 }
 type Resizer struct {
 	axes [8]*axis // most recent first
 	ring []uint8
+	last []uint8 // padded copy of the last source row
 	// plain switches the C code off; tests compare both.
 	plain bool
 }
@@ -50,6 +51,7 @@ type job struct {
 	ring         []uint8
 	ringRows     int // rows the ring holds
 	ringStride   int // bytes a ring row, with room for vector stores
+	last         []uint8
 }
 
 // slack is the number of bytes after a row of the ring that vector code may overwrite.
@@ -70,14 +72,15 @@ func (r *Resizer) resize(dst []uint8, src Source, outW, outH, tileW, tileH int) 
 	if outH != src.Height {
 		j.ver = r.axis(src.Height, outH)
 	}
-	j.ringRows, j.ringStride = 1, 3*outW+slack
+	j.ringRows, j.ringStride = 2, 3*outW+slack
 	if j.ver != nil {
-		j.ringRows = j.ver.taps
+		j.ringRows = j.ver.taps + 2
 	}
 	if n := j.ringRows * j.ringStride; cap(r.ring) < n {
 		r.ring = make([]uint8, n)
 	}
-	j.ring = r.ring[:j.ringRows*j.ringStride]
+	j.ring, j.last = r.ring[:j.ringRows*j.ringStride], r.last
+	defer func() { r.last = j.last }()
 	if r.plain || !accelerated(j) {
 		j.run()
 	}
@@ -100,7 +103,7 @@ func (r *Resizer) axis(in, out int) *axis {
 // run is the resize in Go.
 func (j *job) run() {
 	if j.ver == nil {
-		row := j.ring
+		row := j.ring[:3*j.outW]
 		for y := range j.outH {
 			j.scatter(y, j.row(y, row))
 		}
