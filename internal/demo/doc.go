@@ -2,11 +2,10 @@
 // the same architecture and file formats as the real one, that knows only drawn
 // pictures. It exists so that everything can be tried and tested without weights.
 //
-// [FS] is the checkpoint's directory as a file system. Its files also have a
-// method Bytes, which gives their content without a copy:
+// [FS] is the checkpoint's directory as a file system that also gives the
+// content of a file without a copy:
 //
-//	f, err := demo.FS().Open("config.json")
-//	data := f.(interface{ Bytes() []byte }).Bytes() // must not be written to
+//	data, ok := demo.FS().(interface{ Bytes(string) ([]byte, bool) }).Bytes("config.json")
 //
 // The build tag nodemo leaves the model out; FS is then empty and [Included] false.
 //

@@ -51,20 +51,20 @@ var file13 []byte
 //go:embed model/vocab.json
 var file14 []byte
 
-var files = []embedded{
-	{"README.md", file0},
-	{"added_tokens.json", file1},
-	{"chat_template.jinja", file2},
-	{"config.json", file3},
-	{"generation_config.json", file4},
-	{"merges.txt", file5},
-	{"model-00001-of-00003.safetensors", file6},
-	{"model-00002-of-00003.safetensors", file7},
-	{"model-00003-of-00003.safetensors", file8},
-	{"model.safetensors.index.json", file9},
-	{"preprocessor_config.json", file10},
-	{"special_tokens_map.json", file11},
-	{"tokenizer.json", file12},
-	{"tokenizer_config.json", file13},
-	{"vocab.json", file14},
+var files = map[string][]byte{
+	"README.md":                        file0,
+	"added_tokens.json":                file1,
+	"chat_template.jinja":              file2,
+	"config.json":                      file3,
+	"generation_config.json":           file4,
+	"merges.txt":                       file5,
+	"model-00001-of-00003.safetensors": file6,
+	"model-00002-of-00003.safetensors": file7,
+	"model-00003-of-00003.safetensors": file8,
+	"model.safetensors.index.json":     file9,
+	"preprocessor_config.json":         file10,
+	"special_tokens_map.json":          file11,
+	"tokenizer.json":                   file12,
+	"tokenizer_config.json":            file13,
+	"vocab.json":                       file14,
 }

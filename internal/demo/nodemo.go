@@ -3,4 +3,4 @@
 package demo
 
 // files is empty: the binary was built with the tag nodemo.
-var files []embedded
+var files map[string][]byte
