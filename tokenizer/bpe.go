@@ -12,14 +12,20 @@ import (
 
 // encode appends the ids of normalized text.
 func (t *Tokenizer) encode(dst []int32, text string) []int32 {
-	if text == "" {
+	return t.encodeTo(dst, text, len(text))
+}
+
+// encodeTo appends the ids of text[:end], where end is the end of a piece of text.
+// That is not encode(text[:end]): what follows decides how white space is cut.
+func (t *Tokenizer) encodeTo(dst []int32, text string, end int) []int32 {
+	if end == 0 {
 		return dst
 	}
 	m := mergers.Get().(*merger)
-	for i := 0; i < len(text); {
-		end, _ := pretoken.Next(text, i)
-		dst = t.word(dst, text[i:end], m)
-		i = end
+	for i := 0; i < end; {
+		next, _ := pretoken.Next(text, i)
+		dst = t.word(dst, text[i:next], m)
+		i = next
 	}
 	mergers.Put(m)
 	return dst

@@ -214,7 +214,7 @@ func (c *Chat) Open(messages []Message, opts RenderOptions) (*Prefix, error) {
 	if text != "" {
 		normal := c.t.normalize(text)
 		k := c.t.settled(normal)
-		p.IDs = c.t.encode(p.IDs, normal[:k])
+		p.IDs = c.t.encodeTo(p.IDs, normal, k)
 		p.held = normal[k:]
 	}
 	return p, nil

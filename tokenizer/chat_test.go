@@ -354,7 +354,7 @@ You are a helpful assistant.<|im_end|>
 // for texts that end and begin in everything that can merge.
 func TestOpenPrefix(t *testing.T) {
 	tok := real()
-	ends := []string{"", "Look: ", "Look:", "a", "e", "it'", "x ", "x\n", "\n\n", "x  \n ", "9", "가", "\u1100", "e\u0323", "abc\u0301\u0302", "ok.\n\nEvidence:\n- a dog\n"}
+	ends := []string{"", "Look: ", "Look:", "a", "e", "it'", "x ", "x\n", "\n\n", "x  \n ", "9", "가", "\u1100", "e\u0323", "abc\u0301\u0302", " \t0", "ok.\n\nEvidence:\n- a dog\n"}
 	begins := []string{"", "Describe.", " Describe", "\n\nDescribe", "  \n x", "\u0301x", "s fine", "re", "'s", "\u1161", "\u11a8", "\r\n", " ", "123", "!", "\u0323\u0301", "<|im_end|>", "\U0001F468\u200d"}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, style := range []tokenizer.Style{"internvl", "conv", "template", "qwen3", "qwen2-vl"} {

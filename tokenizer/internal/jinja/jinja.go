@@ -37,7 +37,7 @@ const (
 	maxNesting       = 64       // brackets in an expression, and open statements
 	maxConcats       = 2000     // + and ~ in the whole template
 	maxSteps         = 200_000  // statements executed
-	maxSeconds       = 5
+	maxSeconds       = 2
 	slackBytes       = 64 << 10 // size of a variable beyond that of the inputs
 )
 
