@@ -9,10 +9,10 @@
 //   - that inputs, the bytes before and after every operand and the gaps between
 //     strided rows are as they were;
 //   - that every output, which held NaN before, is within its bound of the exact
-//     result: for each row twice the largest error of the naive implementation
-//     in that row, plus 2^-18 of the row's largest magnitude (a float32 sum of
-//     some thousand terms in another order), plus one unit in the last place of
-//     the output's type. Integers are equal.
+//     result. Errors are measured in units of the largest magnitude of their row:
+//     twice the largest error of the naive implementation in any row, plus 2^-18
+//     (a float32 sum of some thousand terms in another order), plus one unit in
+//     the last place of the output's type. Integers are equal.
 //
 // Invariance cases need no bound: they run an operation on a batch and on its
 // pieces and compare bits. Refusal cases hand in wrong operands and want *ArgError.

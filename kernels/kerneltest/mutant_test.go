@@ -151,7 +151,7 @@ var mutants = map[string]func(b kernels.Backend, out, in kernels.Tensor){
 }
 
 // TestMutants proves the suite: every planted defect is caught in nine of ten
-// cases of every operation; one slightly wrong sum in six of ten, as the element
+// cases of every operation; one slightly wrong sum in half of them, as the element
 // that it hits may be small beside the rounding that its row is allowed.
 func TestMutants(t *testing.T) {
 	for name, spoil := range mutants {
@@ -171,7 +171,7 @@ func TestMutants(t *testing.T) {
 			require.Len(t, all, 18)
 			share := 0.9
 			if name == "one sum too large" {
-				share = 0.6
+				share = 0.5
 			}
 			for op, n := range all {
 				require.GreaterOrEqual(t, float64(caught[op]), share*float64(n), "%s: %d of %d cases caught it", op, caught[op], n)

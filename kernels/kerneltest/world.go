@@ -306,6 +306,15 @@ func unit(d kernels.DType) float64 {
 	return 1.0 / (1 << 22)
 }
 
+// largest is the largest magnitude of a row, and the largest error of another one against it.
+func largest(exact, other []float64) (magnitude, miss float64) {
+	for c := range exact {
+		magnitude = max(magnitude, math.Abs(exact[c]))
+		miss = max(miss, math.Abs(other[c]-exact[c]))
+	}
+	return magnitude, miss
+}
+
 // compare returns the largest ratio of error to bound over all outputs, and an
 // error that names the first element out of bounds.
 func compare(got, exact, naive *world) (worst float64, err error) {
@@ -314,21 +323,23 @@ func compare(got, exact, naive *world) (worst float64, err error) {
 			continue
 		}
 		g, e, n := o.values(), exact.operands[i].values(), naive.operands[i].values()
-		for r := range g {
-			naiveError, largest := 0.0, 0.0
-			for c := range e[r] {
-				naiveError = max(naiveError, math.Abs(n[r][c]-e[r][c]))
-				largest = max(largest, math.Abs(e[r][c]))
+		relative := 0.0 // the naive implementation's largest error in units of its row
+		for r := range e {
+			if magnitude, miss := largest(e[r], n[r]); magnitude > 0 {
+				relative = max(relative, miss/magnitude)
 			}
+		}
+		for r := range g {
+			magnitude, _ := largest(e[r], e[r])
 			for c := range e[r] {
-				bound := 2*naiveError + largest/(1<<18) + unit(o.t.DType)*math.Abs(e[r][c]) + 1e-30
+				bound := (2*relative+1.0/(1<<18))*magnitude + unit(o.t.DType)*math.Abs(e[r][c]) + 1e-30
 				if o.t.DType == kernels.I32 {
 					bound = 0.5
 				}
 				diff := math.Abs(g[r][c] - e[r][c])
 				if !(diff <= bound) && err == nil {
-					err = fmt.Errorf("output %s %s row %d column %d: got %g, want %g within %.3g (naive error of the row %.3g)",
-						o.name, o.t, r, c, g[r][c], e[r][c], bound, naiveError)
+					err = fmt.Errorf("output %s %s row %d column %d: got %g, want %g within %.3g (largest naive error %.3g of a row's magnitude)",
+						o.name, o.t, r, c, g[r][c], e[r][c], bound, relative)
 				}
 				if ratio := diff / bound; !(ratio <= worst) {
 					worst = ratio

@@ -269,8 +269,17 @@ func (b *backend) ArgMax(a kernels.ArgMaxArgs) error {
 	if err := b.own("ArgMax", a.IDs, a.LogProbs, a.Logits); err != nil {
 		return err
 	}
+	if b.opt.Naive {
+		argMax[float32](b, a)
+	} else {
+		argMax[float64](b, a)
+	}
+	return nil
+}
+
+func argMax[A number](b *backend, a kernels.ArgMaxArgs) {
 	b.parallel(a.Logits.Rows(), func(t int) {
-		x := load[float64](a.Logits, t)
+		x := load[A](a.Logits, t)
 		best := 0
 		for i, v := range x {
 			if v > x[best] {
@@ -279,12 +288,11 @@ func (b *backend) ArgMax(a kernels.ArgMaxArgs) error {
 		}
 		putInt(a.IDs, t, best)
 		if a.LogProbs.Buf != nil {
-			sum := 0.0
+			var sum A
 			for _, v := range x {
-				sum += math.Exp(v - x[best])
+				sum += A(math.Exp(float64(v - x[best])))
 			}
-			store(a.LogProbs, t, []float64{-math.Log(sum)})
+			store(a.LogProbs, t, []A{-A(math.Log(float64(sum)))})
 		}
 	})
-	return nil
 }

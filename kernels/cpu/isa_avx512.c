@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512vl,avx512dq")
+#define VL 16
+#define MC_AVX512
+#define MC_NAME avx512
+#include "mc_body.h"
+#endif
