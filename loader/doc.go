@@ -31,6 +31,12 @@
 // packed a weight, [Tensors.Drop] gives its pages back. On systems without mmap
 // files are read whole. [OpenFS] uses bytes of an embedded model in place.
 //
+// # Quantised weights
+//
+// [Checkpoint.Linear] returns a layer stored as AWQ, GPTQ, compressed-tensors or
+// FP8 in one integer form ([Quant]) where that holds it exactly, and dense
+// otherwise. [Quantize] writes such a checkpoint. Formats: docs/models.md.
+//
 // # Untrusted input
 //
 // Files are hostile: every length, count, nesting depth and range is capped and
