@@ -25,7 +25,9 @@ type Config struct {
 	KVBlocks int
 	// ContextTokens lowers the longest allowed sequence; 0 = the model's limit.
 	ContextTokens int
-	// PrefixCache keeps the blocks of finished sequences for reuse. Default on.
+	// MaxWaiting caps the requests that wait for room; more get ErrOverloaded. 0 = 1024.
+	MaxWaiting int
+	// DisablePrefixCache forgets the blocks of finished sequences instead of keeping them for reuse.
 	DisablePrefixCache bool
 	// EncoderCacheBytes bounds the cache of encoded images; 0 = a default, <0 = off.
 	EncoderCacheBytes int64
@@ -160,9 +162,11 @@ type Result struct {
 	Text   string
 	Tokens []Token
 	Finish FinishReason
-	Seed   uint64
-	Usage  Usage
-	Images []ImageReport // one a picture or frame, in the order of the prompt
+	// Repeated is, for FinishLoop, the number of tokens at the end that only repeat a cycle.
+	Repeated int
+	Seed     uint64
+	Usage    Usage
+	Images   []ImageReport // one a picture or frame, in the order of the prompt
 }
 
 // ImageReport says what was done to one picture of a request.

@@ -2,14 +2,58 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"metacap/engine/internal/assemble"
+	"metacap/engine/internal/kvcache"
+	"metacap/engine/internal/parts"
+	"metacap/engine/internal/sample"
+	"metacap/engine/internal/sched"
+	"metacap/kernels"
+	"metacap/loader"
 )
 
 // Engine runs one model on one device. Its methods may be called by many
 // goroutines at once. See the package comment.
-type Engine struct{}
+type Engine struct {
+	cfg   Config
+	parts parts.Parts
+	info  Info
+	log   *slog.Logger
+	eos   []int32
+
+	// Shared between callers and the loop.
+	mu      sync.Mutex
+	inbox   []*request
+	calls   []func()
+	waiting int // requests accepted and not finished
+	closing bool
+	fatal   error // first device error
+
+	wake     chan struct{} // holds a token when the loop should look around
+	ended    chan struct{} // closed when the loop has ended
+	closeErr error         // valid after ended
+	dirty    atomic.Bool   // a request was cancelled
+	lastID   atomic.Uint64
+	decode   chan struct{} // one token a running picture decoder
+
+	// Owned by the loop.
+	sched   *sched.Scheduler
+	live    []*request
+	taken   []*request // last contents of inbox and calls
+	called  []func()
+	batch   *sched.Batch
+	rowItem []int32
+	sampler sample.Sampler
+	scratch []float32
+	nextDue int64 // earliest deadline of a live request, UnixNano; 0 = none
+}
 
 // Event is a piece of a streamed answer.
 type Event struct {
@@ -24,14 +68,13 @@ type Event struct {
 // Info describes an open engine. It is constant.
 type Info struct {
 	Architecture  string // as in the checkpoint's config: "InternVLChatModel"
-	Dir           string // directory of the checkpoint; empty for OpenFS
+	Dir           string // directory of the checkpoint, or its name for OpenFS
 	Backend       string // "cpu", "cuda", "ref"
 	Device        string // device in words
-	DType         string // "bf16" or "f32": type of activations and KV cache
+	DType         string // "bf16" or "f32": type of activations
 	Threads       int    // CPU threads, 0 on a GPU
-	Parameters    int64
-	WeightBytes   int64 // on the device
-	ContextTokens int   // longest sequence
+	WeightBytes   int64  // on the device
+	ContextTokens int    // longest sequence
 	Vocabulary    int
 	Layers        int
 	Vision        bool
@@ -42,12 +85,13 @@ type Info struct {
 	StepTokens    int
 	KVBlocks      int
 	BlockTokens   int
+	BlockBytes    int64 // of all layers
 	Budget        Budget
 }
 
 // Budget is the memory plan of an engine in bytes, computed from shapes before anything is allocated.
 type Budget struct {
-	Limit     int64 // what the engine may use
+	Limit     int64 // what the engine may use; 0 = unknown
 	Weights   int64
 	Vision    int64 // workspace of the vision encoder
 	Workspace int64 // workspace of the decoder, logits and step arrays
@@ -58,59 +102,149 @@ type Budget struct {
 // Total is the sum of all parts.
 func (b Budget) Total() int64 { return b.Weights + b.Vision + b.Workspace + b.Encoder + b.KV }
 
-// Estimate says what a request would cost before it is made.
-type Estimate struct {
-	PromptTokens int
-	ImageTokens  int
-	Tiles        int
-	KVBytes      int64 // of the prompt
-	MaxNew       int   // tokens that the context leaves for the answer
+func (b Budget) String() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB, KV cache %d MiB; total %d MiB of %d MiB",
+		b.Weights/mib, b.Vision/mib, b.Workspace/mib, b.Encoder/mib, b.KV/mib, b.Total()/mib, b.Limit/mib)
 }
 
 // Open reads the checkpoint in dir, a directory with config.json, tokenizer and
 // safetensors files in either layout of the family, and places it on a device.
 func Open(ctx context.Context, dir string, c Config) (*Engine, error) {
-	return nil, fmt.Errorf("engine: open %s: %w", dir, ErrUnsupportedModel)
+	ck, err := loader.Open(dir)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	e, err := open(ctx, ck, dir, nil, c)
+	if err != nil {
+		return nil, openError(dir, errors.Join(err, ck.Close()))
+	}
+	return e, nil
 }
 
-// OpenFS is Open for a checkpoint inside a file system, such as an embedded one. name is for messages.
+// OpenFS is Open for a checkpoint at the root of a file system, such as an embedded one. name is for messages.
 func OpenFS(ctx context.Context, fsys fs.FS, name string, c Config) (*Engine, error) {
-	return nil, fmt.Errorf("engine: open %s: %w", name, ErrUnsupportedModel)
+	ck, err := loader.OpenFS(fsys, ".")
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	e, err := open(ctx, ck, name, fsys, c)
+	if err != nil {
+		return nil, openError(name, errors.Join(err, ck.Close()))
+	}
+	return e, nil
+}
+
+// openError gives an error of opening the sentinel that fits it.
+func openError(name string, err error) error {
+	var unsupported *loader.UnsupportedError
+	switch {
+	case errors.As(err, &unsupported):
+		err = fmt.Errorf("%w: %w", ErrUnsupportedModel, err)
+	case errors.Is(err, assemble.ErrMemory), errors.Is(err, kernels.ErrOutOfMemory):
+		err = fmt.Errorf("%w: %w", ErrOutOfMemory, err)
+	}
+	return fmt.Errorf("engine: open %s: %w", name, err)
+}
+
+// open assembles an engine. On success the engine owns ck.
+func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c Config) (*Engine, error) {
+	text, err := openText(ck, fsys, name, c.PromptStyle)
+	if err != nil {
+		return nil, err
+	}
+	b, err := OpenBackend(c.Device, c.Threads)
+	if err != nil {
+		return nil, err
+	}
+	a, err := assemble.Build(ctx, ck, b, assemble.Settings{
+		DType: c.DType, MemoryBytes: c.MemoryBytes, MaxSequences: c.MaxSequences, StepTokens: c.StepTokens,
+		KVBlocks: c.KVBlocks, Context: c.ContextTokens, EncoderBytes: c.EncoderCacheBytes, Workers: runtime.GOMAXPROCS(0),
+	})
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	p := parts.Parts{
+		Runner: a.Runner, Text: text, Sched: a.Sched, KVBlocks: a.KVBlocks, Block: kernels.BlockSize, Context: a.Context,
+		Locked: b.Info().Name == "cuda",
+		Close: func() error {
+			a.Free()
+			return errors.Join(b.Close(), ck.Close())
+		},
+	}
+	if a.Model.Vision != nil {
+		p.Images = newImages(ck, c)
+	}
+	e, err := OpenParts(c, p)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	e.info = describe(ck, name, b.Info(), a)
+	return e, nil
+}
+
+func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.Parts) Info {
+	bud := a.Runner.Budget()
+	i := Info{
+		Architecture: ck.Config.Arch, Dir: name, Backend: dev.Name, Device: dev.Device, DType: a.Model.DType.String(), Threads: dev.Threads,
+		WeightBytes: a.Model.Bytes, ContextTokens: a.Context, Vocabulary: a.Runner.Vocabulary(), Layers: ck.Config.Text.Layers,
+		MaxSequences: a.Sched.MaxSequences, StepTokens: a.Sched.StepTokens, KVBlocks: a.KVBlocks, BlockTokens: kernels.BlockSize,
+		BlockBytes: bud.KV / int64(a.KVBlocks),
+		Budget:     Budget{Limit: a.Limit, Weights: bud.Weights, Vision: bud.Vision, Workspace: bud.Workspace, Encoder: bud.Encoder, KV: bud.KV},
+	}
+	if v := a.Model.Vision; v != nil {
+		i.Vision, i.TileSize, i.TileTokens, i.MaxTiles = true, v.Dims.ImageSize, v.Dims.Tokens(), ck.Config.MaxTiles
+	}
+	return i
+}
+
+// OpenParts opens an engine over parts that are not a checkpoint. It is for
+// package engine/fake: no other package can name the type of p.
+func OpenParts(c Config, p parts.Parts) (*Engine, error) {
+	switch c.PromptStyle {
+	case "", "jinja", "conv":
+	default:
+		return nil, fmt.Errorf("engine: prompt style %q, want jinja or conv: %w", c.PromptStyle, ErrInvalidRequest)
+	}
+	if c.MaxWaiting <= 0 {
+		c.MaxWaiting = 1024
+	}
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	pool := kvcache.NewPool(kvcache.Config{Blocks: p.KVBlocks, BlockSize: p.Block, NoPrefixes: c.DisablePrefixCache})
+	e := &Engine{
+		cfg: c, parts: p, log: log, eos: p.Text.EOS(),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), decode: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		sched: sched.New(p.Sched, pool),
+		info: Info{
+			ContextTokens: p.Context, Vocabulary: p.Runner.Vocabulary(), Vision: p.Images != nil, TileTokens: p.Sched.TileTokens,
+			MaxSequences: p.Sched.MaxSequences, StepTokens: p.Sched.StepTokens, KVBlocks: p.KVBlocks, BlockTokens: p.Block,
+		},
+	}
+	go e.loop()
+	return e, nil
 }
 
 // Close ends all requests with ErrClosed, waits for the step in progress and
 // frees the device. Idempotent.
-func (e *Engine) Close() error { return nil }
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closing = true
+	e.mu.Unlock()
+	e.signal()
+	<-e.ended
+	return e.closeErr
+}
 
 // Info describes the engine.
-func (e *Engine) Info() Info { return Info{} }
+func (e *Engine) Info() Info { return e.info }
 
-// Generate runs a request to its end. On cancellation or deadline it returns
-// the partial result with the error.
-func (e *Engine) Generate(ctx context.Context, r Request) (*Result, error) {
-	return nil, fmt.Errorf("engine: generate: %w", ErrClosed)
-}
-
-// Stream runs a request and yields its events in order. The last event carries
-// the Result. An error ends the stream and is yielded once, with the partial
-// Result if there is one. Breaking out of the loop, or cancelling ctx, frees
-// the request's memory within one step. A slow reader does not slow the engine.
-func (e *Engine) Stream(ctx context.Context, r Request) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
-		yield(Event{}, fmt.Errorf("engine: stream: %w", ErrClosed))
+// signal makes the loop look at its inbox.
+func (e *Engine) signal() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
 	}
-}
-
-// Estimate says what r would cost. Pictures are read and tiled but not encoded.
-func (e *Engine) Estimate(ctx context.Context, r Request) (Estimate, error) {
-	return Estimate{}, fmt.Errorf("engine: estimate: %w", ErrClosed)
-}
-
-// Tokens returns the token ids of text; special tokens are not recognised in it.
-func (e *Engine) Tokens(text string) []int32 { return nil }
-
-// ImageTokens returns tiles (with thumbnail) and prompt tokens of a picture of
-// width×height pixels; maxTiles 0 = the model's own limit.
-func (e *Engine) ImageTokens(width, height, maxTiles int) (tiles, tokens int, err error) {
-	return 0, 0, fmt.Errorf("engine: image tokens: %w", ErrNoVision)
 }

@@ -4,15 +4,22 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"sync/atomic"
 	"time"
+
+	"metacap/engine/internal/parts"
+	"metacap/tokenizer"
 )
 
 // SessionOptions says how a session is opened. The zero value is sane.
 type SessionOptions struct {
-	// Priority of the prefix and, unless a request gives its own, of its continuations.
+	// Priority of the prefix. A continuation without a priority of its own has one
+	// more: what is open is finished before new pictures are begun.
 	Priority int
 	// Deadline ends the prefill of the prefix with ErrDeadline; zero = none.
 	Deadline time.Time
+	// Thinking selects the thinking switch of templates that have one; nil = the template's default.
+	Thinking *bool
 }
 
 // Session is a shared prefix: system text, the opened user turn, its pictures
@@ -21,65 +28,144 @@ type SessionOptions struct {
 // goroutines at once. Under memory pressure the engine may drop the prefix's
 // blocks and compute them again at the next continuation; results do not change.
 type Session struct {
-	engine *Engine
-}
-
-// LabelQuery is a question with a closed set of answers:
-// the probability of each label as the start of the answer after AnswerPrefix.
-type LabelQuery struct {
-	Instruction  string
-	AnswerPrefix string
-	Labels       []string
+	engine   *Engine
+	prefix   parts.Prefix
+	prompt   *prompt
+	anchor   *request // nil if the prefix has no token
+	priority int
+	closed   atomic.Bool
 }
 
 // NewSession opens a session over prefix, whose last message must be of
 // RoleUser and stays open: an instruction continues it. NewSession returns when
 // the pictures are decoded and the prefix is prefilled.
 func (e *Engine) NewSession(ctx context.Context, prefix []Message, o SessionOptions) (*Session, error) {
-	return nil, fmt.Errorf("engine: new session: %w", ErrClosed)
+	s, err := e.newSession(ctx, prefix, o)
+	if err != nil {
+		return nil, fmt.Errorf("engine: new session: %w", err)
+	}
+	return s, nil
+}
+
+func (e *Engine) newSession(ctx context.Context, messages []Message, o SessionOptions) (*Session, error) {
+	pics, err := e.prepareImages(ctx, messages)
+	if err != nil {
+		return nil, err
+	}
+	conv, err := e.conversation(messages, pics)
+	if err != nil {
+		return nil, err
+	}
+	open, err := e.parts.Text.Open(conv, tokenizer.RenderOptions{Thinking: o.Thinking})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	}
+	p, err := e.assemblePrompt(open.Prompt(), pics, messages)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.ids) >= e.parts.Context {
+		return nil, fmt.Errorf("prefix of %d tokens leaves no room in the context of %d: %w", len(p.ids), e.parts.Context, ErrContextTooLong)
+	}
+	s := &Session{engine: e, prefix: open, prompt: p, priority: o.Priority}
+	if len(p.ids) == 0 {
+		return s, nil
+	}
+	s.anchor = e.newRequest(hold, p.extend(), o.Priority, o.Deadline)
+	s.anchor.seq.Hold, s.anchor.seq.RowsFrom = true, len(p.ids)
+	if err := e.submit(ctx, s.anchor); err != nil {
+		return nil, err
+	}
+	if err := s.anchor.wait(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // PrefixTokens is the number of prompt tokens that all continuations share.
-func (s *Session) PrefixTokens() int { return 0 }
+func (s *Session) PrefixTokens() int { return len(s.prompt.ids) }
 
 // Usage counts what opening the prefix cost.
-func (s *Session) Usage() Usage { return Usage{} }
+func (s *Session) Usage() Usage {
+	if s.anchor == nil {
+		return Usage{}
+	}
+	return s.anchor.result.Usage
+}
+
+// Images says what was done to the pictures of the prefix.
+func (s *Session) Images() []ImageReport { return s.prompt.reports }
 
 // Close unpins the prefix. Running continuations finish. Idempotent.
-func (s *Session) Close() error { return nil }
+func (s *Session) Close() error {
+	if !s.closed.Swap(true) && s.anchor != nil {
+		s.engine.release(s.anchor)
+	}
+	return nil
+}
+
+// release gives the blocks of a finished request that kept them back.
+func (e *Engine) release(r *request) {
+	e.do(func() { e.sched.Remove(&r.seq) })
+}
+
+// continuation returns the prompt of the prefix with an instruction and more ids of the answer.
+func (s *Session) continuation(instruction string, answer ...int32) *prompt {
+	return s.prompt.extend(s.prefix.Continue(instruction), answer)
+}
+
+// fork ties a request to the prefix.
+func (s *Session) fork(r *request) {
+	if s.anchor != nil {
+		r.seq.Parent, r.seq.ForkTokens = &s.anchor.seq, len(s.prompt.ids)
+	}
+}
+
+// request prepares a continuation.
+func (s *Session) request(instruction string, r *Request) (*request, error) {
+	if s.closed.Load() {
+		return nil, fmt.Errorf("session: %w", ErrClosed)
+	}
+	if r.Messages != nil || r.Thinking != nil {
+		return nil, fmt.Errorf("Messages and Thinking belong to the session, not to a continuation: %w", ErrInvalidRequest)
+	}
+	if r.Priority == 0 {
+		r.Priority = s.priority + 1
+	}
+	q, err := s.engine.newGeneration(s.continuation(instruction), r)
+	if err != nil {
+		return nil, err
+	}
+	s.fork(q)
+	return q, nil
+}
 
 // Generate answers instruction, the rest of the open user turn. r.Messages must
 // be nil; the other fields mean what they mean in Engine.Generate.
 func (s *Session) Generate(ctx context.Context, instruction string, r Request) (*Result, error) {
-	return nil, fmt.Errorf("engine: session: generate: %w", ErrClosed)
+	q, err := s.request(instruction, &r)
+	if err == nil {
+		err = s.engine.submit(ctx, q)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("engine: session: generate: %w", err)
+	}
+	if err := q.wait(); err != nil {
+		return &q.result, fmt.Errorf("engine: session: generate: %w", err)
+	}
+	return &q.result, nil
 }
 
 // Stream is Generate, event by event. See Engine.Stream.
 func (s *Session) Stream(ctx context.Context, instruction string, r Request) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		yield(Event{}, fmt.Errorf("engine: session: stream: %w", ErrClosed))
+		r := r
+		q, err := s.request(instruction, &r)
+		if err == nil {
+			err = s.engine.yield(ctx, q, yield)
+		}
+		if err != nil {
+			yield(Event{}, fmt.Errorf("engine: session: stream: %w", err))
+		}
 	}
-}
-
-// ScoreLabels returns, for each label, the natural logarithm of the probability
-// that the answer to instruction starts with answerPrefix+label, given
-// answerPrefix. Nothing is sampled. A label of several tokens has the sum of
-// their log-probabilities. Labels of one token each take a single step.
-func (s *Session) ScoreLabels(ctx context.Context, instruction, answerPrefix string, labels []string) ([]float64, error) {
-	r, err := s.ScoreLabelsBatch(ctx, []LabelQuery{{Instruction: instruction, AnswerPrefix: answerPrefix, Labels: labels}})
-	if err != nil {
-		return nil, err
-	}
-	return r[0], nil
-}
-
-// ScoreLabelsBatch is ScoreLabels for several queries, which run together.
-func (s *Session) ScoreLabelsBatch(ctx context.Context, queries []LabelQuery) ([][]float64, error) {
-	return nil, fmt.Errorf("engine: session: score labels: %w", ErrClosed)
-}
-
-// ScoreText returns the tokens of text with the log-probability that each has
-// as the answer to instruction, given those before it. Nothing is sampled.
-func (s *Session) ScoreText(ctx context.Context, instruction, text string) ([]Token, error) {
-	return nil, fmt.Errorf("engine: session: score text: %w", ErrClosed)
 }

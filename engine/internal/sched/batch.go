@@ -12,6 +12,8 @@ type Item struct {
 	Draft  int // of these, drafts (the last ones)
 	Row    int // its first logits row
 	Rows   int // logits rows: of its last Rows tokens
+	// Encoded says that tiles are encoded for it in this step.
+	Encoded bool
 }
 
 // Encode asks for a tile to be encoded into a slot before the step's tokens run.

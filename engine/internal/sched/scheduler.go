@@ -182,6 +182,7 @@ func (s *Scheduler) take(q *Sequence) bool {
 		draft = max(0, min(len(q.Draft), spare, q.Limit-len(q.Tokens)))
 	}
 	n = s.rowLimit(q, n)
+	encodes := len(s.batch.Encodes)
 	n = s.tileLimit(q, n)
 	if n <= 0 {
 		return false
@@ -203,7 +204,7 @@ func (s *Scheduler) take(q *Sequence) bool {
 	n += draft
 	rows := max(0, from+n-max(q.RowsFrom, from))
 	q.item = len(s.batch.Items)
-	s.batch.Items = append(s.batch.Items, Item{Seq: q, Tokens: n, Draft: draft, Rows: rows})
+	s.batch.Items = append(s.batch.Items, Item{Seq: q, Tokens: n, Draft: draft, Rows: rows, Encoded: len(s.batch.Encodes) > encodes})
 	s.tokens -= n
 	s.rows -= rows
 	return true

@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"slices"
+
+	"metacap/engine/internal/sample"
+	"metacap/engine/internal/sched"
+)
+
+// The engine is the runner's sink: it receives the logits of a step row by row,
+// in the order of a sequence's positions, and chooses tokens. What it chooses is
+// committed when the step is over.
+
+// Logits receives whole rows.
+func (e *Engine) Logits(lo, n int, logits []float32) error {
+	vocab := len(logits) / n
+	for i := range n {
+		it := &e.batch.Items[e.rowItem[lo+i]]
+		row := logits[i*vocab : (i+1)*vocab]
+		r := it.Seq.Owner.(*request)
+		if r.kind == score && !r.ended.Load() {
+			r.score(it, lo+i-it.Row, row)
+			continue
+		}
+		if r.closed || r.kind != generate {
+			continue
+		}
+		e.accept(r, it, lo+i-it.Row, e.choose(r, row), row)
+	}
+	return nil
+}
+
+// ArgMax receives the greedy choice of rows of which nothing else is wanted.
+func (e *Engine) ArgMax(lo int, ids []int32) error {
+	for i, id := range ids {
+		it := &e.batch.Items[e.rowItem[lo+i]]
+		if r := it.Seq.Owner.(*request); r.kind == generate && !r.closed {
+			e.accept(r, it, lo+i-it.Row, id, nil)
+		}
+	}
+	return nil
+}
+
+// choose picks a token from a row of logits.
+func (e *Engine) choose(r *request, row []float32) int32 {
+	if len(r.seen) > 0 {
+		e.scratch = append(e.scratch[:0], row...)
+		row = e.scratch
+		sample.Penalise(row, r.params.Penalty, r.seen)
+	}
+	return e.sampler.Pick(row, r.params, len(r.result.Tokens))
+}
+
+// accept takes the token chosen after row j of an item. A draft that differs
+// makes the rows after it meaningless.
+func (e *Engine) accept(r *request, it *sched.Item, j int, id int32, row []float32) {
+	if r.missed {
+		return
+	}
+	if !r.ignoreEOS && slices.Contains(e.eos, id) {
+		r.close(FinishStop)
+		return
+	}
+	r.missed = j < it.Draft && it.Seq.Draft[j] != id
+	r.next = append(r.next, id)
+	r.see(id)
+	t := Token{ID: id}
+	if r.logProbs {
+		r.describe(e, &t, row)
+	}
+	text, stopped := r.stops.Next(r.stream.Next(id))
+	t.Text = text
+	r.text.WriteString(text)
+	r.result.Tokens = append(r.result.Tokens, t)
+	if r.watch {
+		r.emit(t)
+	}
+	switch {
+	case stopped:
+		r.stopped = true
+		r.close(FinishStop)
+	case r.loops(id):
+		r.close(FinishLoop)
+	case len(r.result.Tokens) >= r.maxTokens:
+		r.close(FinishLength)
+	}
+}
+
+func (r *request) close(why FinishReason) {
+	r.closed = true
+	r.result.Finish = why
+}
+
+// loops feeds the loop guard.
+func (r *request) loops(id int32) bool {
+	if r.guard == nil {
+		return false
+	}
+	_, repeated, found := r.guard.Next(id)
+	if found {
+		r.result.Repeated = repeated
+	}
+	return found
+}
+
+// describe adds the log-probabilities of a token and of its alternatives.
+func (r *request) describe(e *Engine, t *Token, row []float32) {
+	lp := sample.NewLogProbs(row)
+	t.LogProb = lp.Of(t.ID)
+	if r.top == 0 {
+		return
+	}
+	r.tops = lp.Top(r.tops[:0], r.top)
+	for _, id := range r.tops {
+		t.Top = append(t.Top, TopToken{ID: id, Text: e.parts.Text.Display(id), LogProb: lp.Of(id)})
+	}
+}
+
+// score takes row j of an item of a scoring request.
+func (r *request) score(it *sched.Item, j int, row []float32) {
+	pos := it.Seq.Computed() + it.Tokens - it.Rows + j
+	k := pos - r.scoreFrom
+	if k < 0 || k >= len(r.wanted) {
+		return
+	}
+	lp := sample.NewLogProbs(row)
+	r.found[k] = r.found[k][:0]
+	for _, id := range r.wanted[k] {
+		r.found[k] = append(r.found[k], lp.Of(id))
+	}
+}
+
+// emit hands a token to the reader of a stream.
+func (r *request) emit(t Token) {
+	r.mu.Lock()
+	r.events = append(r.events, Event{Text: t.Text, Token: &t})
+	r.mu.Unlock()
+	select {
+	case r.ready <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"metacap/engine/internal/sched"
+)
+
+// loop is the engine's goroutine: it alone touches the scheduler and the device.
+// It ends when Close is called, after the step in progress.
+func (e *Engine) loop() {
+	defer close(e.ended)
+	if e.parts.Locked {
+		runtime.LockOSThread() // the thread ends with the goroutine
+	}
+	for {
+		if e.takeInbox() {
+			e.shutdown()
+			return
+		}
+		now := time.Now()
+		e.sweep(now)
+		if e.sched.Running()+e.sched.Waiting() == 0 || e.fatalError() != nil {
+			<-e.wake
+			continue
+		}
+		if err := e.step(now); err != nil {
+			e.fail(err)
+		}
+	}
+}
+
+// takeInbox gives new requests to the scheduler and runs calls. It reports whether the engine closes.
+func (e *Engine) takeInbox() (closing bool) {
+	e.mu.Lock()
+	e.inbox, e.taken = e.taken[:0], e.inbox
+	e.calls, e.called = e.called[:0], e.calls
+	closing = e.closing
+	e.mu.Unlock()
+	for i, r := range e.taken {
+		e.taken[i] = nil
+		r.live = len(e.live)
+		e.live = append(e.live, r)
+		if !r.deadline.IsZero() {
+			if due := r.deadline.UnixNano(); e.nextDue == 0 || due < e.nextDue {
+				e.nextDue = due
+			}
+		}
+		e.sched.Add(&r.seq)
+	}
+	for i, f := range e.called {
+		e.called[i] = nil
+		f()
+	}
+	return closing
+}
+
+// do runs f on the loop's goroutine, between steps, unless the engine closes
+// first. It does not wait.
+func (e *Engine) do(f func()) {
+	e.mu.Lock()
+	e.calls = append(e.calls, f)
+	e.mu.Unlock()
+	e.signal()
+}
+
+// sweep ends cancelled and overdue requests.
+func (e *Engine) sweep(now time.Time) {
+	due := e.nextDue != 0 && now.UnixNano() >= e.nextDue
+	if !e.dirty.Swap(false) && !due {
+		return
+	}
+	e.nextDue = 0
+	for _, r := range slices.Backward(e.live) { // finish moves the last one into the gap
+		switch {
+		case !r.deadline.IsZero() && !now.Before(r.deadline):
+			e.finish(r, FinishCancel, fmt.Errorf("%w: %w", ErrDeadline, context.DeadlineExceeded))
+		case r.cancelled.Load():
+			err := r.ctxErr()
+			if err == nil {
+				err = context.Canceled
+			}
+			e.finish(r, FinishCancel, err)
+		case !r.deadline.IsZero():
+			if d := r.deadline.UnixNano(); e.nextDue == 0 || d < e.nextDue {
+				e.nextDue = d
+			}
+		}
+	}
+}
+
+// step plans, runs and commits one step.
+func (e *Engine) step(start time.Time) error {
+	b := e.sched.Schedule()
+	if b.Empty() {
+		return fmt.Errorf("engine: step: nothing to run, %d sequences run and %d wait", e.sched.Running(), e.sched.Waiting())
+	}
+	e.batch = b
+	e.mapRows(b)
+	if err := e.parts.Runner.Run(b, e); err != nil {
+		return fmt.Errorf("engine: step: %w", err)
+	}
+	now := time.Now()
+	vision := e.parts.Runner.Timing().Vision
+	for i := range b.Items {
+		e.commit(i, start, now, vision)
+	}
+	e.sched.Finish()
+	if e.cfg.Verify {
+		if err := e.sched.Check(); err != nil {
+			return fmt.Errorf("engine: verify: %w", err)
+		}
+	}
+	e.observe(b, now.Sub(start))
+	return nil
+}
+
+// mapRows notes which item each logits row belongs to.
+func (e *Engine) mapRows(b *sched.Batch) {
+	e.rowItem = slices.Grow(e.rowItem[:0], len(b.LogitRows))[:len(b.LogitRows)]
+	for i := range b.Items {
+		it := &b.Items[i]
+		for r := it.Row; r < it.Row+it.Rows; r++ {
+			e.rowItem[r] = int32(i)
+		}
+	}
+}
+
+// commit records what the step did for item i and ends its request if it is done.
+func (e *Engine) commit(i int, start, now time.Time, vision time.Duration) {
+	it := &e.batch.Items[i]
+	r := it.Seq.Owner.(*request)
+	if r.ended.Load() { // a prefix that was dropped and is computed again
+		e.sched.Commit(i, nil)
+		return
+	}
+	e.clock(r, it, start, now, vision)
+	next := r.next
+	r.next, r.missed = r.next[:0], false
+	e.sched.Commit(i, next)
+	switch {
+	case r.kind == generate && r.closed:
+		e.finish(r, r.result.Finish, nil)
+	case r.kind != generate && it.Seq.Computed() == len(it.Seq.Tokens):
+		e.finish(r, FinishStop, nil)
+	}
+}
+
+// clock books the step's time on a request.
+func (e *Engine) clock(r *request, it *sched.Item, start, now time.Time, vision time.Duration) {
+	u := &r.result.Usage
+	if r.first.IsZero() {
+		r.first = start
+		u.Queue = start.Sub(r.created)
+	}
+	took := now.Sub(start)
+	if it.Encoded {
+		u.VisionTime += vision
+		took -= vision
+	}
+	if it.Tokens-it.Draft == 1 && it.Seq.Computed() >= it.Seq.Prompt {
+		u.DecodeTime += took
+	} else {
+		u.PrefillTime += took
+	}
+	if u.FirstToken == 0 && len(r.result.Tokens) > 0 {
+		u.FirstToken = now.Sub(r.created)
+	}
+}
+
+// finish ends a request: its blocks go back, its caller gets the result.
+func (e *Engine) finish(r *request, why FinishReason, err error) {
+	if !r.seq.Hold || err != nil {
+		e.sched.Remove(&r.seq)
+	}
+	last := len(e.live) - 1
+	e.live[r.live] = e.live[last]
+	e.live[r.live].live = r.live
+	e.live[last] = nil
+	e.live = e.live[:last]
+	r.stop()
+
+	res, c := &r.result, r.seq.Counters
+	res.Finish, res.Images = why, r.images
+	u := &res.Usage
+	u.PromptTokens, u.ImageTokens, u.CachedTokens, u.OutputTokens = r.seq.Prompt, r.imgToks, c.Cached, len(res.Tokens)
+	u.Tiles, u.TilesEncoded, u.Verified, u.Steps = r.tiles, c.TilesEncoded, c.Accepted, c.Steps
+	u.Total = time.Since(r.created)
+	r.err = err
+	tail := ""
+	if r.kind == generate {
+		if !r.stopped {
+			tail, _ = r.stops.Next(r.stream.Flush())
+			tail += r.stops.Flush()
+			r.text.WriteString(tail)
+		}
+		res.Text = r.text.String()
+	}
+	if r.watch {
+		r.mu.Lock()
+		r.events = append(r.events, Event{Text: tail, Result: res})
+		r.mu.Unlock()
+	}
+	r.ended.Store(true)
+	close(r.done)
+	e.mu.Lock()
+	e.waiting--
+	e.mu.Unlock()
+	if e.cfg.Observer != nil {
+		e.cfg.Observer.Request(*u, why, err)
+	}
+}
+
+// fail ends every request after an error of the device: the engine cannot go on.
+func (e *Engine) fail(err error) {
+	e.log.Error("engine stopped", "error", err)
+	e.mu.Lock()
+	e.fatal = err
+	e.mu.Unlock()
+	e.sched.Finish()
+	for len(e.live) > 0 {
+		e.finish(e.live[len(e.live)-1], FinishCancel, err)
+	}
+}
+
+func (e *Engine) fatalError() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.fatal
+}
+
+// shutdown ends every request and gives the device back.
+func (e *Engine) shutdown() {
+	for len(e.live) > 0 {
+		e.finish(e.live[len(e.live)-1], FinishCancel, ErrClosed)
+	}
+	var err error
+	if e.cfg.Verify {
+		err = e.sched.Check()
+	}
+	e.closeErr = errors.Join(err, e.parts.Close())
+}
+
+func (e *Engine) observe(b *sched.Batch, took time.Duration) {
+	if e.cfg.Observer == nil {
+		return
+	}
+	st := e.sched.Pool().Stats()
+	e.cfg.Observer.Step(StepStats{
+		Duration: took, Sequences: len(b.Items), PrefillTokens: b.PrefillTokens, DecodeTokens: b.DecodeTokens, VerifyTokens: b.DraftTokens,
+		BlocksUsed: st.Used, BlocksCached: st.Cached, BlocksFree: st.Free, Waiting: e.sched.Waiting(),
+	})
+}
