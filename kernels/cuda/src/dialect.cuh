@@ -1,0 +1,208 @@
+// The dialect in which the kernels are written: a few functions that are PTX on
+// the device and plain C++ in the simulator (MC_SIM). No header of the toolkit or
+// of the C library is needed on the device.
+#pragma once
+
+#ifdef MC_SIM
+#include "sim.h"
+#else
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+typedef uint64_t uintptr_t;
+#endif
+
+typedef uint16_t bf16;  // bfloat16 bits
+
+#ifdef MC_SIM
+
+#define DEVICE static inline
+#define METHOD inline
+#define SHARED static
+#define GLOBAL_CONSTANT const
+#define DYNAMIC_SHARED(name) unsigned char *name = sim::shared_memory()
+#define KERNEL(name, P, threads, blocks)                                                                          \
+  static void name(const P &p);                                                                                  \
+  static sim::Kernel kernel_##name(#name, [](const void *q) { name(*static_cast<const P *>(q)); }, sizeof(P), threads); \
+  static void name([[maybe_unused]] const P &p)
+#define thread_x int(sim::thread_index().x)
+#define block_x int(sim::block_index.x)
+#define block_y int(sim::block_index.y)
+#define block_z int(sim::block_index.z)
+#define grid_x int(sim::grid_dim.x)
+#define block_threads int(sim::block_dim.x)
+#define UNROLL
+
+struct alignas(16) Vec4 { uint32_t x, y, z, w; };
+
+DEVICE float as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+DEVICE uint32_t as_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+DEVICE void sync_block() { sim::sync_block(); }
+DEVICE void sync_warp() { sim::collective(sim::OP_WARP_SYNC, nullptr, 0); }
+DEVICE uint32_t shuffle(uint32_t v, int from) { const uint32_t w[2] = {v, uint32_t(from)}; return sim::collective(sim::OP_SHFL, w, 2)[0]; }
+DEVICE void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {
+  const uint32_t w[10] = {a[0], a[1], a[2], a[3], b0, b1, as_bits(c[0]), as_bits(c[1]), as_bits(c[2]), as_bits(c[3])};
+  const uint32_t *r = sim::collective(sim::OP_MMA, w, 10);
+  for (int i = 0; i < 4; i++) c[i] = as_float(r[i]);
+}
+DEVICE void ldmatrix(uint32_t *r, const void *row) { memcpy(r, sim::collective(sim::OP_LDSM, nullptr, 0, row), 16); }
+DEVICE void ldmatrix_t(uint32_t *r, const void *row) { memcpy(r, sim::collective(sim::OP_LDSM_T, nullptr, 0, row), 16); }
+DEVICE void copy16(void *dst, const void *src, bool there) { sim::copy_async(dst, src, there ? 16 : 0); }
+DEVICE void copy_commit() { sim::copy_commit(); }
+template <int N> DEVICE void copy_wait() { sim::copy_wait(N); }
+DEVICE void overlap_next() {}
+DEVICE void wait_previous() {}
+DEVICE float exp2_fast(float x) { return exp2f(x); }
+DEVICE float add_rn(float a, float b) { volatile float r = a + b; return r; }
+DEVICE float mul_rn(float a, float b) { volatile float r = a * b; return r; }
+DEVICE uint32_t pack_bf16(float lo, float hi) {
+  uint32_t r = 0;
+  const float v[2] = {lo, hi};
+  for (int i = 0; i < 2; i++) {
+    uint32_t u = as_bits(v[i]);
+    u = v[i] != v[i] ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    r |= u << (16 * i);
+  }
+  return r;
+}
+DEVICE float from_f16(uint16_t h) { _Float16 f; memcpy(&f, &h, 2); return float(f); }
+DEVICE int min(int a, int b) { return a < b ? a : b; }
+DEVICE int max(int a, int b) { return a > b ? a : b; }
+
+#else  // device
+
+#define DEVICE static __device__ __forceinline__
+#define METHOD __device__ __forceinline__
+#define SHARED __shared__
+#define GLOBAL_CONSTANT __device__ const
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+#define KERNEL(name, P, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ P p)
+#define thread_x int(threadIdx.x)
+#define block_x int(blockIdx.x)
+#define block_y int(blockIdx.y)
+#define block_z int(blockIdx.z)
+#define grid_x int(gridDim.x)
+#define block_threads int(blockDim.x)
+#define UNROLL _Pragma("unroll")
+
+struct __align__(16) Vec4 { uint32_t x, y, z, w; };
+
+DEVICE float as_float(uint32_t u) { return __uint_as_float(u); }
+DEVICE uint32_t as_bits(float f) { return __float_as_uint(f); }
+DEVICE void sync_block() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
+DEVICE uint32_t shuffle(uint32_t v, int from) { return __shfl_sync(0xffffffffu, v, from); }
+DEVICE uint32_t shared_address(const void *p) { return uint32_t(__cvta_generic_to_shared(p)); }
+// c[16x8] += a[16x16] b[16x8]: bf16 operands, f32 accumulators, fragments as in the PTX manual (mma.m16n8k16).
+DEVICE void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Four 8x8 matrices of 16-bit elements; lane i gives the address of row i%8 of matrix i/8.
+DEVICE void ldmatrix(uint32_t *r, const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+DEVICE void ldmatrix_t(uint32_t *r, const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+// Asynchronous copy of 16 bytes to shared memory, or 16 zero bytes.
+DEVICE void copy16(void *dst, const void *src, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(dst)), "l"(src), "r"(there ? 16 : 0) : "memory");
+}
+DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+// Dependent launch (sm_90 on): overlap_next lets the next kernel start, wait_previous
+// waits until the kernels in front have ended and their writes are visible.
+DEVICE void overlap_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEVICE void wait_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE float exp2_fast(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+// Never contracted into a fused multiply-add: for results that must agree between kernels.
+DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+DEVICE uint32_t pack_bf16(float lo, float hi) { uint32_t r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo)); return r; }
+DEVICE float from_f16(uint16_t h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
+
+#endif
+
+DEVICE float from_bf16(uint32_t h) { return as_float(h << 16); }
+DEVICE float low_bf16(uint32_t pair) { return as_float(pair << 16); }
+DEVICE float high_bf16(uint32_t pair) { return as_float(pair & 0xffff0000u); }
+DEVICE bf16 to_bf16(float f) { return bf16(pack_bf16(f, 0.f)); }
+DEVICE float round_bf16(float f) { return low_bf16(pack_bf16(f, 0.f)); }
+DEVICE float shuffle_xor(float v, int mask, int lane) { return as_float(shuffle(as_bits(v), lane ^ mask)); }
+DEVICE float warp_sum(float v, int lane) {
+  UNROLL for (int m = 16; m > 0; m >>= 1) v = add_rn(v, shuffle_xor(v, m, lane));
+  return v;
+}
+DEVICE float warp_max(float v, int lane) {
+  UNROLL for (int m = 16; m > 0; m >>= 1) v = fmaxf(v, shuffle_xor(v, m, lane));
+  return v;
+}
+
+// Element types as in the parameter blocks.
+enum { DT_F32 = 0, DT_BF16 = 1, DT_F16 = 2, DT_Q8 = 3, DT_Q4 = 4 };
+
+DEVICE int dtype_bytes(int dt) { return dt == DT_F32 ? 4 : 2; }
+DEVICE const unsigned char *element(const void *p, int dt, int64_t i) { return static_cast<const unsigned char *>(p) + i * dtype_bytes(dt); }
+DEVICE unsigned char *element(void *p, int dt, int64_t i) { return static_cast<unsigned char *>(p) + i * dtype_bytes(dt); }
+
+DEVICE float load(const void *p, int dt, int64_t i) {
+  if (dt == DT_F32) return static_cast<const float *>(p)[i];
+  const uint16_t h = static_cast<const uint16_t *>(p)[i];
+  return dt == DT_BF16 ? from_bf16(h) : from_f16(h);
+}
+DEVICE void store(void *p, int dt, int64_t i, float v) {
+  if (dt == DT_F32) static_cast<float *>(p)[i] = v;
+  else static_cast<bf16 *>(p)[i] = to_bf16(v);
+}
+// Eight neighbouring elements; the address must be a multiple of 16 bytes.
+DEVICE void load8(const void *p, int dt, int64_t i, float *v) {
+  if (dt == DT_F32) {
+    const float *f = static_cast<const float *>(p) + i;
+    UNROLL for (int j = 0; j < 8; j += 4) {
+      const Vec4 q = *reinterpret_cast<const Vec4 *>(f + j);
+      v[j] = as_float(q.x); v[j + 1] = as_float(q.y); v[j + 2] = as_float(q.z); v[j + 3] = as_float(q.w);
+    }
+    return;
+  }
+  const Vec4 q = *reinterpret_cast<const Vec4 *>(static_cast<const bf16 *>(p) + i);
+  v[0] = low_bf16(q.x); v[1] = high_bf16(q.x); v[2] = low_bf16(q.y); v[3] = high_bf16(q.y);
+  v[4] = low_bf16(q.z); v[5] = high_bf16(q.z); v[6] = low_bf16(q.w); v[7] = high_bf16(q.w);
+}
+DEVICE void store8(void *p, int dt, int64_t i, const float *v) {
+  if (dt == DT_F32) {
+    float *f = static_cast<float *>(p) + i;
+    UNROLL for (int j = 0; j < 8; j += 4) {
+      const Vec4 q = {as_bits(v[j]), as_bits(v[j + 1]), as_bits(v[j + 2]), as_bits(v[j + 3])};
+      *reinterpret_cast<Vec4 *>(f + j) = q;
+    }
+    return;
+  }
+  const Vec4 q = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+  *reinterpret_cast<Vec4 *>(static_cast<bf16 *>(p) + i) = q;
+}
+
+// Elementwise functions, numbered as kernels.Act.
+enum { ACT_NONE = 0, ACT_GELU = 1, ACT_QUICK_GELU = 2, ACT_SILU = 3 };
+DEVICE float silu(float x) { return x / (1.f + expf(-x)); }
+DEVICE float activate(float x, int act) {
+  switch (act) {
+    case ACT_GELU: return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+    case ACT_QUICK_GELU: return x / (1.f + expf(-1.702f * x));
+    case ACT_SILU: return silu(x);
+  }
+  return x;
+}

@@ -1,0 +1,60 @@
+// What the linear kernels share: the tiled weight layout and the epilogue.
+//
+// Tiled layout. A bf16 weight [n,k] is stored as 16x16 tiles of 512 bytes, all
+// tiles of 16 rows next to each other along k:
+//
+//   [n_padded/16][k_padded/16] [k half: 2][row half: 2][8 rows][8 columns]
+//
+// A tile is four 8x8 core matrices of 128 bytes. One ldmatrix of the 512 bytes
+// gives a warp the A fragment of mma.m16n8k16 (rows as M) or the B fragments of
+// two n8 tiles; and the core matrices are those that wgmma reads without swizzle.
+// So one copy of a weight serves decode, prefill and the Hopper path.
+//
+// Order of the sum. Every kernel adds k in steps of 16 into one float32
+// accumulator that starts at zero. The bits of a row therefore do not depend on
+// the kernel, hence not on the number of rows.
+//
+// Gated weights (gate and up of a SwiGLU) are packed with 8 gate rows and their 8
+// up rows in a tile, so that silu(gate)*up needs no exchange between threads.
+#pragma once
+#include "params.cuh"
+
+constexpr int kTileBytes = 512;
+constexpr int kStep = 16;  // columns of k in one tile
+
+// Finishes one output: y is the sum, n its column.
+DEVICE float finish(const LinearParams &p, int64_t row, int n, float y) {
+  if (p.bias) y = add_rn(y, static_cast<const float *>(p.bias)[n]);
+  y = activate(y, p.act);
+  if (p.residual) {
+    const float r = load(p.residual, p.out_dt, row * p.residual_stride + n);
+    y = p.layer_scale ? fmaf(static_cast<const float *>(p.layer_scale)[n], y, r) : add_rn(r, y);
+  }
+  return y;
+}
+
+DEVICE void write_one(const LinearParams &p, int64_t row, int n, float y) {
+  if (row < p.rows && n < p.n) store(p.out, p.out_dt, row * p.out_stride + n, finish(p, row, n, y));
+}
+
+// Writes outputs n and n+1 of a row; even n.
+DEVICE void write_pair(const LinearParams &p, int64_t row, int n, float y0, float y1) {
+  if (row >= p.rows || n >= p.n) return;
+  if (n + 1 >= p.n || p.out_dt == DT_F32 || (p.out_stride & 1)) {
+    write_one(p, row, n, y0);
+    write_one(p, row, n + 1, y1);
+    return;
+  }
+  *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + row * p.out_stride + n) = pack_bf16(finish(p, row, n, y0), finish(p, row, n + 1, y1));
+}
+
+// Writes silu(g)*u, output n of a row of a gated weight. The two halves are
+// rounded to the output's type first, as the separate operations would.
+DEVICE void write_gated(const LinearParams &p, int64_t row, int n, float g, float u) {
+  if (row >= p.rows || n >= p.n / 2) return;
+  if (p.out_dt == DT_BF16) {
+    g = round_bf16(g);
+    u = round_bf16(u);
+  }
+  store(p.out, p.out_dt, row * p.out_stride + n, silu(g) * u);
+}
