@@ -34,10 +34,18 @@ lint: ## gofumpt, go vet, staticcheck
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 
-generate: ## rewrite the generated files
+# NVRTC 12.9, the compiler of the CUDA kernels, from its Python package.
+NVRTC := build/nvrtc/libnvrtc.so.12
+$(NVRTC):
+	mkdir -p build/nvrtc
+	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: -d build/nvrtc nvidia-cuda-nvrtc-cu12==12.9.86
+	cd build/nvrtc && unzip -oqj nvidia_cuda_nvrtc_cu12-12.9.86-*.whl 'nvidia/cuda_nvrtc/lib/*'
+
+generate: $(NVRTC) ## rewrite the generated files
 	$(GO) generate ./...
 
-generate-check: generate ## fail if a generated file is out of date
+generate-check: generate ## fail if a generated file is out of date; kernels are compiled anew
+	$(GO) run ./cmd/cu2go -all
 	git diff --exit-code
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
