@@ -1,0 +1,302 @@
+package cuda
+
+import (
+	"fmt"
+	"runtime"
+
+	"metacap/kernels"
+	"metacap/kernels/cuda/driver"
+)
+
+// locked runs fn with the goroutine locked to its OS thread.
+func locked(fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return fn()
+}
+
+// buffer is device memory.
+type buffer struct {
+	owner *Backend
+	ptr   driver.Ptr
+	bytes int64
+}
+
+func (f *buffer) Bytes() int64 { return f.bytes }
+
+// Free frees the memory; operations enqueued before still see it, because the
+// driver waits for them.
+func (f *buffer) Free() {
+	b := f.owner
+	b.mu.Lock()
+	_, ok := b.live[f]
+	delete(b.live, f)
+	b.mu.Unlock()
+	if !ok || b.closed {
+		return
+	}
+	ptr := f.ptr
+	f.ptr = 0
+	b.later(b.do(func() error { return b.ctx.Free(ptr) }))
+}
+
+// later keeps the first error of a call that cannot return one, for Sync and Close.
+func (b *Backend) later(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deferred == nil {
+		b.deferred = err
+	}
+}
+
+// takeDeferred returns and forgets the error kept by later.
+func (b *Backend) takeDeferred() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.deferred
+	b.deferred = nil
+	return err
+}
+
+// allocRaw allocates undefined memory. It must run inside do.
+func (b *Backend) allocRaw(bytes int64) (*buffer, error) {
+	ptr, err := b.ctx.Alloc(bytes)
+	if err != nil {
+		return nil, err
+	}
+	f := &buffer{owner: b, ptr: ptr, bytes: bytes}
+	b.mu.Lock()
+	b.live[f] = struct{}{}
+	b.mu.Unlock()
+	return f, nil
+}
+
+// Alloc returns zeroed memory, aligned to 256 bytes.
+func (b *Backend) Alloc(bytes int64) (kernels.Buffer, error) {
+	if bytes <= 0 || bytes > 1<<46 {
+		return nil, &kernels.ArgError{Op: "Alloc", Arg: "bytes", Want: "a positive size", Got: fmt.Sprint(bytes)}
+	}
+	var f *buffer
+	err := b.do(func() error {
+		var err error
+		if f, err = b.allocRaw(bytes); err != nil {
+			return fmt.Errorf("cuda: %w", err)
+		}
+		return b.stream.Fill(f.ptr, 0, bytes)
+	})
+	if err != nil {
+		if f != nil {
+			f.Free()
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// Upload copies src to dst. Small copies are staged by the driver; large ones go
+// through the loader's page-locked memory.
+func (b *Backend) Upload(dst kernels.Tensor, src []byte) error {
+	if err := kernels.CheckTransfer("Upload", dst, len(src)); err != nil {
+		return err
+	}
+	if err := b.own("Upload", dst); err != nil {
+		return err
+	}
+	if len(src) > largeUpload {
+		return b.uploadStaged(at(dst), src)
+	}
+	return b.do(func() error { return b.stream.CopyToDevice(at(dst), src) })
+}
+
+// largeUpload is the size in bytes from which an upload goes through page-locked memory.
+const largeUpload = 4 << 20
+
+// Download waits for earlier operations and copies src to dst.
+func (b *Backend) Download(dst []byte, src kernels.Tensor) error {
+	if err := kernels.CheckTransfer("Download", src, len(dst)); err != nil {
+		return err
+	}
+	if err := b.own("Download", src); err != nil {
+		return err
+	}
+	return b.do(func() error {
+		if err := b.stream.CopyToHost(dst, at(src)); err != nil {
+			return err
+		}
+		return b.stream.Synchronize()
+	})
+}
+
+// Sync waits for all earlier operations.
+func (b *Backend) Sync() error {
+	err := b.do(b.stream.Synchronize)
+	if kept := b.takeDeferred(); err == nil {
+		err = kept
+	}
+	return err
+}
+
+// Workspaces are scratch memory that operations share; the stream orders their use.
+const (
+	workRows      = iota // activations staged for the tiled kernels
+	workAttention        // partial results of split attention
+	workArgMax           // partial results of ArgMax
+	workPairs            // block pairs of KVCopy
+	numWorkspaces
+)
+
+type workspace struct{ buf *buffer }
+
+// scratch returns workspace memory of at least bytes. It must run inside do. During
+// a capture it must already be large enough: run the step once before capturing.
+func (b *Backend) scratch(which int, bytes int64) (driver.Ptr, error) {
+	w := &b.work[which]
+	if w.buf != nil && w.buf.bytes >= bytes {
+		return w.buf.ptr, nil
+	}
+	if b.capturing {
+		return 0, fmt.Errorf("cuda: capture: an operation needs %d bytes of workspace: run the step once with the same shapes before capturing it", bytes)
+	}
+	size := (bytes + bytes/4 + 0xffff) &^ 0xffff
+	f, err := b.allocRaw(size)
+	if err != nil {
+		return 0, fmt.Errorf("cuda: workspace: %w", err)
+	}
+	// A recorded graph may hold the old address: such memory stays until Close.
+	if old := w.buf; old != nil && !b.recorded {
+		b.mu.Lock()
+		delete(b.live, old)
+		b.mu.Unlock()
+		if err := b.ctx.Free(old.ptr); err != nil {
+			return 0, err
+		}
+		old.ptr = 0
+	}
+	w.buf = f
+	return f.ptr, nil
+}
+
+// slot is a piece of page-locked memory with device scratch behind it: weights
+// pass through slots on their way to the device.
+type slot struct {
+	host    *driver.HostMemory
+	scratch *buffer
+	stream  *driver.Stream
+	launch  *driver.Launcher
+}
+
+const (
+	slotBytes = 8 << 20
+	maxSlots  = 16
+)
+
+// slot takes a staging slot, making it at first use. It must run inside do.
+func (b *Backend) slot() (*slot, error) {
+	b.mu.Lock()
+	if b.slots == nil {
+		b.slots = make(chan *slot, maxSlots)
+		for range maxSlots {
+			b.slots <- nil
+		}
+	}
+	slots := b.slots
+	b.mu.Unlock()
+	s := <-slots
+	if s != nil {
+		return s, nil
+	}
+	s = &slot{}
+	err := func() error {
+		var err error
+		if s.host, err = b.ctx.AllocHost(slotBytes); err != nil {
+			return err
+		}
+		if s.scratch, err = b.allocRaw(slotBytes); err != nil {
+			return err
+		}
+		if s.stream, err = b.ctx.NewStream(0); err != nil {
+			return err
+		}
+		s.launch = s.stream.NewLauncher()
+		return nil
+	}()
+	if err != nil {
+		_ = s.close() // the first error is the one to report
+		if s.scratch != nil {
+			b.mu.Lock()
+			delete(b.live, s.scratch)
+			b.mu.Unlock()
+			_ = b.ctx.Free(s.scratch.ptr) // likewise
+		}
+		slots <- nil
+		return nil, err
+	}
+	b.mu.Lock()
+	b.slotList = append(b.slotList, s)
+	b.mu.Unlock()
+	return s, nil
+}
+
+func (s *slot) close() error {
+	var first error
+	if s.stream != nil {
+		first = s.stream.Close()
+	}
+	if s.host != nil {
+		if err := s.host.Free(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// uploadStaged copies src through slots, several pieces in flight.
+func (b *Backend) uploadStaged(dst driver.Ptr, src []byte) error {
+	return b.do(func() error {
+		// Later operations run on the main stream; earlier ones may still use dst.
+		if err := b.stream.Synchronize(); err != nil {
+			return err
+		}
+		return b.through(src, slotBytes, func(s *slot, offset int64, n int) error {
+			return s.stream.CopyToDevice(dst+driver.Ptr(offset), s.host.Bytes()[:n])
+		})
+	})
+}
+
+// through passes src in pieces of at most piece bytes through two slots: fn
+// enqueues what is to be done with a piece that lies in the slot's page-locked
+// memory. All of it has been done when through returns.
+func (b *Backend) through(src []byte, piece int, fn func(s *slot, offset int64, n int) error) (err error) {
+	var pair [2]*slot
+	defer func() {
+		for _, s := range pair {
+			if s == nil {
+				continue
+			}
+			if serr := s.stream.Synchronize(); serr != nil && err == nil {
+				err = serr
+			}
+			b.slots <- s
+		}
+	}()
+	for i, offset := 0, 0; offset < len(src); i, offset = i+1, offset+piece {
+		s := pair[i&1]
+		if s == nil {
+			if i > 1 || len(b.slots) == 0 && i == 1 {
+				s = pair[0] // no second slot to be had without waiting for others
+			} else if s, err = b.slot(); err != nil {
+				return err
+			} else {
+				pair[i&1] = s
+			}
+		}
+		if err := s.stream.Synchronize(); err != nil {
+			return err
+		}
+		n := copy(s.host.Bytes()[:piece], src[offset:])
+		if err := fn(s, int64(offset), n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

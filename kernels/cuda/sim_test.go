@@ -1,0 +1,57 @@
+package cuda
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"metacap/kernels"
+	"metacap/kernels/cuda/sim"
+	"metacap/kernels/kerneltest"
+)
+
+// required reports whether METACAP_REQUIRE lists a thing that tests would else skip.
+func required(what string) bool {
+	for _, w := range strings.Split(os.Getenv("METACAP_REQUIRE"), ",") {
+		if w == what {
+			return true
+		}
+	}
+	return false
+}
+
+// library builds the simulator, or skips the test where there is no compiler.
+// METACAP_SIM_SANITIZE is passed to -fsanitize (see package sim).
+func library(t testing.TB) string {
+	t.Helper()
+	lib, err := sim.Build(sim.Options{Sanitize: os.Getenv("METACAP_SIM_SANITIZE")})
+	if errors.Is(err, sim.ErrNoCompiler) && !required("g++") {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return lib
+}
+
+// simulated opens the backend on the simulator and checks at the end of the test
+// that nothing is left.
+func simulated(t testing.TB) (*Backend, sim.Control) {
+	t.Helper()
+	b, err := Open(Options{Library: library(t)})
+	require.NoError(t, err)
+	c := sim.Control{Driver: b.driver}
+	t.Cleanup(func() {
+		require.NoError(t, b.Close())
+		leaks, err := c.Leaks()
+		require.NoError(t, err)
+		require.Empty(t, leaks, "alive after Close")
+	})
+	return b, c
+}
+
+func TestConformance(t *testing.T) {
+	lib := library(t)
+	kerneltest.Run(t, func() (kernels.Backend, error) { return Open(Options{Library: lib}) })
+}
