@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"metacap/kernels"
+	"metacap/kernels/cpu"
 	"metacap/kernels/ref"
 )
 
@@ -18,7 +19,8 @@ type backend struct {
 }
 
 var backends = []backend{
-	{name: "ref", auto: true, open: func(_, threads int) (kernels.Backend, error) { return ref.Open(ref.Options{Threads: threads}) }},
+	{name: "cpu", auto: true, open: func(_, threads int) (kernels.Backend, error) { return cpu.Open(cpu.Options{Threads: threads}) }},
+	{name: "ref", open: func(_, threads int) (kernels.Backend, error) { return ref.Open(ref.Options{Threads: threads}) }},
 }
 
 // Device is what Devices found out about a backend.

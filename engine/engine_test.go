@@ -57,14 +57,11 @@ func openDemo(t testing.TB, c engine.Config) *engine.Engine {
 // are bfloat16 and so was the reference: answers may leave it at near ties.
 func TestDemo(t *testing.T) {
 	e := openDemo(t, engine.Config{})
-	if e.Info().Backend == "ref" {
-		t.Skip("the reference backend is too slow for twelve pictures")
-	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	same, all := 0, 0
 	for _, s := range drawnSamples(t) {
-		prompt, want := s.Prompts["short"], s.Greedy["short"]
+		prompt, want := s.Prompts["caption"], s.Greedy["caption"]
 		wg.Go(func() {
 			r, err := e.Generate(t.Context(), engine.Request{Messages: s.message(prompt), MaxTokens: 200})
 			mu.Lock()

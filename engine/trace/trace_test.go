@@ -104,7 +104,7 @@ func TestStages(t *testing.T) {
 	}
 }
 
-func devices() []string { return []string{"ref"} }
+func devices() []string { return []string{"ref", "cpu"} }
 
 func testStages(t *testing.T, name, model, device string) {
 	g, ts := readGolden(t, name)
