@@ -144,7 +144,8 @@ type KVCopyArgs struct {
 // Scores and the softmax are float32. With a bf16 cache a backend may round Q and
 // the probabilities to bf16 before the products; with an f32 cache it may not.
 // The order of the sum depends only on the absolute position of the token, so
-// chunking a prompt changes no bit.
+// chunking a prompt changes no bit. Leading blocks that neighbouring sequences
+// have in common may be read once for all of them, with the same bits.
 type PagedAttentionArgs struct {
 	Out, Q Tensor // [T,Hq,D] bf16 or f32
 	KV     KV

@@ -14,6 +14,7 @@ static int64_t row_elements(const mc_cmd *c, double *price) {
 	switch (c->op) {
 	case MC_OP_RMSNORM: return c->n[1] * c->n[2];
 	case MC_OP_ROPE: *price = 0.3; return c->n[1] * c->n[2];
+	case MC_OP_QKV: *price = 0.6; return (c->n[1] + 2 * ((const mc_kv *)c->obj)->heads) * ((const mc_kv *)c->obj)->d;
 	case MC_OP_ACTIVATION: *price = 0.5; return c->n[1];
 	case MC_OP_SILU_MUL: *price = 0.4; return c->n[1];
 	case MC_OP_PATCHIFY: *price = 2; return c->n[1];
@@ -67,6 +68,7 @@ static void run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x
 	case MC_OP_EMBED: case MC_OP_GATHER: gather(c, lo, hi, x); return;
 	case MC_OP_SCATTER: scatter(c, lo, hi, x); return;
 	case MC_OP_ROPE: rope(c, lo, hi); return;
+	case MC_OP_QKV: qkv_rows(c, lo, hi, x); return;
 	case MC_OP_PATCHIFY: patchify(c, lo, hi); return;
 	case MC_OP_VISION_EMBED: vision_embed(c, lo, hi); return;
 	case MC_OP_PIXEL_SHUFFLE: pixel_shuffle(c, lo, hi); return;

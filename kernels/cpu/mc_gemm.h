@@ -141,7 +141,9 @@ static void product(int kind, int R, int np, const void *X, size_t ldx, const ch
 	}
 }
 
-// Linear: t = out, x, bias, residual, scale (p NULL: none); n = T, N, K; obj = weight.
+// Linear: t = out, x, bias, residual, scale (p NULL: none); n = T, N, K, glu; obj = weight.
+// With glu, output f is silu of the sum of row f times the sum of row F+f, N = 2F: a
+// task works on panels of both halves.
 // Phase 0 stages the rows of X in shared scratch, in the type of the product, with
 // a row length that is no multiple of 4096 bytes. Phase 1 multiplies.
 static int linear_kind(const mc_weight *w) {
@@ -166,10 +168,16 @@ static int64_t task_panels(const mc_weight *w, int64_t T, int64_t panels, int th
 	return imin(panels, CEIL(CEIL(panels, pieces), 4) * 4);
 }
 
+// Panels of outputs; with glu, of one half.
+static int64_t out_panels(const mc_cmd *c) {
+	const mc_weight *w = c->obj;
+	return c->n[3] ? w->n / 64 : CEIL(w->n, 32);
+}
+
 static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	const mc_weight *w = c->obj;
 	int kind = linear_kind(w);
-	int64_t T = c->n[0], panels = CEIL(w->n, 32), row = staged_row(w, kind) * kind_size(kind);
+	int64_t T = c->n[0], panels = out_panels(c), row = staged_row(w, kind) * kind_size(kind);
 	out->shared_bytes = T * row;
 	if (phase == 0) {
 		out->tasks = CEIL(T, 8);
@@ -177,9 +185,9 @@ static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	} else if (phase == 1) {
 		int64_t per = task_panels(w, T, panels, threads);
 		out->tasks = CEIL(panels, per) * (T <= MAX_ROWS ? 1 : CEIL(T, super_rows(w, kind)));
-		double flops = 2.0 * T * w->n * w->k / (VL == 16 ? 100 : 20), bytes = (double)panels * w->panel_bytes / 40;
+		double flops = 2.0 * T * w->n * w->k / (VL == 16 ? 100 : 20), bytes = (double)w->bytes / 40;
 		out->ns = flops > bytes ? flops : bytes;
-		out->local_bytes = T <= MAX_ROWS ? MAX_ROWS * 128 * 4 : super_rows(w, kind) * per * 32 * 4;
+		out->local_bytes = T <= MAX_ROWS ? MAX_ROWS * 128 * 4 : super_rows(w, kind) * per * 32 * 4 * (c->n[3] ? 2 : 1);
 	}
 }
 
@@ -220,10 +228,35 @@ static void epilogue(const mc_cmd *c, int64_t row, int R, int64_t col, int64_t c
 	}
 }
 
+// silu(gate) * up for R rows by cols columns of sums.
+static void epilogue_glu(const mc_cmd *c, int64_t row, int R, int64_t col, int64_t cols, const float *gate, const float *up, size_t ld) {
+	for (int i = 0; i < R; i++) {
+		char *o = row_of(&c->t[0], row + i);
+		for (int64_t j = 0; j < cols; j += VL) vput(o, c->t[0].dt, col + j, cols - j, vact(ACT_SILU, vload(gate + i * ld + j)) * vload(up + i * ld + j));
+	}
+}
+
 static void linear_few(const mc_cmd *c, int kind, int64_t p0, int64_t p1, const char *X, size_t ldx, float *sums) {
 	const mc_weight *w = c->obj;
 	int R = (int)c->n[0];
-	int64_t groups = CEIL(w->k, kind_step(kind));
+	int64_t groups = CEIL(w->k, kind_step(kind)), half = w->n / 64 * w->panel_bytes;
+	for (int64_t p = p0; c->n[3] && p < p1;) {
+		const char *g = w->data + p * w->panel_bytes, *W[4] = {g, g + half};
+		int np = 1;
+		if (p + 1 < p1 && micro4[kind][R]) {
+			np = 2;
+			W[1] = g + w->panel_bytes, W[2] = g + half, W[3] = W[1] + half;
+			micro4[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
+		} else if (micro2[kind][R]) {
+			micro2[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
+		} else {
+			micro1[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
+			micro1[kind][R](X, ldx, W + 1, 1, groups, sums + 32, 128, 0);
+		}
+		epilogue_glu(c, 0, R, p * 32, np * 32, sums, sums + np * 32, 128);
+		p += np;
+	}
+	if (c->n[3]) return;
 	for (int64_t p = p0; p < p1; p += 4) {
 		int np = (int)imin(4, p1 - p);
 		const char *base = w->data + p * w->panel_bytes;
@@ -236,6 +269,9 @@ static void linear_many(const mc_cmd *c, int kind, int64_t p0, int64_t p1, int64
 	const mc_weight *w = c->obj;
 	int64_t pass = k_pass(kind), step = kind_step(kind), size = kind_size(kind);
 	size_t ld = (p1 - p0) * 32;
+	int glu = c->n[3] != 0;
+	int64_t half = w->n / 64 * w->panel_bytes;
+	float *ups = sums + (r1 - r0) * ld;
 	for (int64_t k = 0; k < w->k; k += pass) {
 		int64_t groups = CEIL(imin(pass, w->k - k), step);
 		int last = k + pass >= w->k;
@@ -245,7 +281,12 @@ static void linear_many(const mc_cmd *c, int kind, int64_t p0, int64_t p1, int64
 				int R = (int)imin(MAX_ROWS, r1 - r);
 				float *s = sums + (r - r0) * ld + (p - p0) * 32;
 				micro1[kind][R](X + (r * ldx + k) * size, ldx, &panel, 1, groups, s, ld, k > 0);
-				if (last) epilogue(c, r, R, p * 32, imin(32, w->n - p * 32), s, ld);
+				if (glu) {
+					const char *up = panel + half;
+					float *u = ups + (r - r0) * ld + (p - p0) * 32;
+					micro1[kind][R](X + (r * ldx + k) * size, ldx, &up, 1, groups, u, ld, k > 0);
+					if (last) epilogue_glu(c, r, R, p * 32, 32, s, u, ld);
+				} else if (last) epilogue(c, r, R, p * 32, imin(32, w->n - p * 32), s, ld);
 			}
 		}
 	}
@@ -260,7 +301,7 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 			stage_row(kind, x->shared + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
 		return;
 	}
-	int64_t panels = CEIL(w->n, 32), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
+	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, p1 = imin(panels, p0 + per);
 	if (T <= MAX_ROWS) {
 		linear_few(c, kind, p0, p1, x->shared, ldx, (float *)x->local);

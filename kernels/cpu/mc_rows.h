@@ -227,3 +227,32 @@ static void argmax(const mc_cmd *c, int64_t lo, int64_t hi) {
 		((float *)c->t[1].p)[b] = -logf(vsum(s + s2));
 	}
 }
+
+// RMSNorm of one head in place, with the weight w.
+static void norm_head(char *x, int64_t dt, int64_t D, const float *w, float eps, int round_first) {
+	mc_cmd c = {.t = {{x, D, dt}, {x, D, dt}, {(void *)w, D, MC_F32}}, .n = {1, D, 1, round_first}, .f = {eps}};
+	rmsnorm(&c, 0, 1);
+}
+
+// QKNormRopeStore: t = qkv, q norm, k norm (p NULL: none), positions, freqs, slots;
+// n = T, Hq, layer, round first, s0, s1, s2; f = eps, factor; obj = cache.
+static void qkv_rows(const mc_cmd *c, int64_t lo, int64_t hi, mc_ctx *x) {
+	const mc_kv *kv = c->obj;
+	int64_t Hq = c->n[1], Hkv = kv->heads, D = kv->d, half = D / 2, dt = c->t[0].dt, bytes = D * size_of(dt);
+	float pos[MAX_FREQS], cs[MAX_FREQS], sn[MAX_FREQS];
+	const int32_t *slots = c->t[5].p;
+	for (int64_t t = lo; t < hi; t++) {
+		char *row = row_of(&c->t[0], t);
+		spread_positions(c->t[3].p, c->n[0], t, half, c->n + 4, pos);
+		trig(c->t[4].p, pos, half, c->f[1], cs, sn);
+		for (int64_t h = 0; h < Hq + Hkv; h++) {
+			const float *w = c->t[h < Hq ? 1 : 2].p;
+			if (w) norm_head(row + h * bytes, dt, D, w, c->f[0], (int)c->n[3]);
+			rotate(row + h * bytes, dt, half, cs, sn);
+		}
+		if (slots[t] < 0) continue;
+		if (slots[t] >= kv->blocks * MC_BLOCK) { bad(x, c, t, slots[t], kv->blocks * MC_BLOCK); continue; }
+		for (int64_t h = 0; h < Hkv; h++)
+			put_token(kv, page_of(kv, c->n[2], slots[t] / MC_BLOCK, h), slots[t] % MC_BLOCK, row + (Hq + h) * bytes, row + (Hq + Hkv + h) * bytes, dt, dt);
+	}
+}

@@ -33,7 +33,11 @@ type backend struct {
 	closed bool
 }
 
-var _ kernels.Backend = (*backend)(nil)
+var (
+	_ kernels.Backend          = (*backend)(nil)
+	_ kernels.SwiGLUer         = (*backend)(nil)
+	_ kernels.QKNormRopeStorer = (*backend)(nil)
+)
 
 func isas() []string {
 	var names [8]*C.char

@@ -14,7 +14,7 @@ import (
 
 var opNames = map[int]string{
 	C.MC_OP_EMBED: "Embed", C.MC_OP_GATHER: "GatherRows", C.MC_OP_SCATTER: "ScatterRows", C.MC_OP_KV_STORE: "KVStore",
-	C.MC_OP_PAGED: "PagedAttention", C.MC_OP_SEGMENT: "SegmentAttention",
+	C.MC_OP_QKV: "QKNormRopeStore", C.MC_OP_PAGED: "PagedAttention", C.MC_OP_SEGMENT: "SegmentAttention",
 }
 
 // view is a tensor as C sees it.
@@ -96,6 +96,29 @@ func (b *backend) Linear(a kernels.LinearArgs) error {
 	n, k := w.Dims()
 	sizes(c, a.X.Rows(), n, k)
 	c.act, c.obj = C.int32_t(a.Act), unsafe.Pointer(w.w)
+	return nil
+}
+
+// SwiGLU is fused for halves of whole panels; others go through Scratch.
+func (b *backend) SwiGLU(a kernels.SwiGLUArgs) error {
+	if err := b.ready(a.Check(), "SwiGLU", a.Out, a.X, a.Scratch); err != nil {
+		return err
+	}
+	w, ok := a.W.(*weight)
+	if !ok || w.owner != b || w.p == nil {
+		return foreign("SwiGLU", "W", a.W)
+	}
+	n, k := w.Dims()
+	if n%(2*panel) != 0 {
+		if err := b.Linear(kernels.LinearArgs{Out: a.Scratch, X: a.X, W: a.W}); err != nil {
+			return err
+		}
+		return b.SiLUMul(kernels.SiLUMulArgs{Out: a.Out, X: a.Scratch})
+	}
+	c := b.command(C.MC_OP_LINEAR)
+	set(c, a.Out, a.X)
+	sizes(c, a.X.Rows(), n, k, 1)
+	c.obj = unsafe.Pointer(w.w)
 	return nil
 }
 
@@ -206,14 +229,37 @@ func (b *backend) Rope(a kernels.RopeArgs) error {
 	c := b.command(C.MC_OP_ROPE)
 	set(c, a.X, a.Positions, a.InvFreq)
 	sizes(c, a.X.Rows(), a.X.Shape[1], a.X.Shape[2])
+	c.f[0] = rotation(c, a.Sections, a.Factor)
+	return nil
+}
+
+// rotation sets the sections of a rotating command and returns its factor.
+func rotation(c *C.mc_cmd, sections []int, factor float32) C.float {
 	c.n[4] = -1
-	for i, s := range a.Sections {
+	for i, s := range sections {
 		c.n[4+i] = C.int64_t(s)
 	}
-	c.f[0] = 1
-	if a.Factor != 0 {
-		c.f[0] = C.float(a.Factor)
+	if factor == 0 {
+		return 1
 	}
+	return C.float(factor)
+}
+
+func (b *backend) QKNormRopeStore(a kernels.QKNormRopeStoreArgs) error {
+	if err := b.ready(a.Check(), "QKNormRopeStore", a.QKV, a.QNorm, a.KNorm, a.Positions, a.InvFreq, a.Slots); err != nil {
+		return err
+	}
+	kv, err := b.cache("QKNormRopeStore", a.KV)
+	if err != nil {
+		return err
+	}
+	if half := a.InvFreq.Rows(); half > maxFreqs {
+		return fmt.Errorf("cpu: QKNormRopeStore: %d frequencies, at most %d: %w", half, maxFreqs, kernels.ErrUnsupported)
+	}
+	c := b.command(C.MC_OP_QKV)
+	set(c, a.QKV, a.QNorm, a.KNorm, a.Positions, a.InvFreq, a.Slots)
+	sizes(c, a.QKV.Rows(), a.Heads(), a.Layer, flag(a.RoundFirst && a.QKV.DType == kernels.BF16))
+	c.f[0], c.f[1], c.obj = C.float(a.Eps), rotation(c, a.Sections, a.Factor), unsafe.Pointer(kv.kv)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"metacap/kernels"
 )
@@ -17,10 +18,13 @@ func cases() []testCase {
 	var all []testCase
 	for _, part := range [][]testCase{
 		linearCases(), quantCases(), normCases(), elementCases(), rowCases(), ropeCases(),
-		pagedCases(), segmentCases(), visionCases(), argMaxCases(),
+		pagedCases(), segmentCases(), visionCases(), argMaxCases(), fusedCases(),
 		linearInvariance(), rowInvariance(), attentionInvariance(), refusals(),
 	} {
 		all = append(all, part...)
+	}
+	for i := range all {
+		all[i].name = strings.ReplaceAll(all[i].name, " ", ",") // as -run wants it
 	}
 	return all
 }

@@ -22,3 +22,12 @@ func ReportSome(open func() (kernels.Backend, error), exact bool) ([]Result, err
 	}
 	return some, nil
 }
+
+// Names lists the cases as Op/case.
+func Names() []string {
+	var names []string
+	for _, c := range cases() {
+		names = append(names, c.op+"/"+c.name)
+	}
+	return names
+}

@@ -168,7 +168,7 @@ func TestMutants(t *testing.T) {
 					caught[r.Op]++
 				}
 			}
-			require.Len(t, all, 18)
+			require.Len(t, all, 20)
 			share := 0.9
 			if name == "one sum too large" {
 				share = 0.5
@@ -237,16 +237,12 @@ func TestVariant(t *testing.T) {
 	require.Greater(t, caught, 20)
 }
 
-// TestReportNames checks that names are unique and fit -run.
-func TestReportNames(t *testing.T) {
-	results, err := kerneltest.Report(func() (kernels.Backend, error) { return ref.Open(ref.Options{}) })
-	require.NoError(t, err)
+// TestNames checks that names are unique and fit -run.
+func TestNames(t *testing.T) {
 	seen := map[string]bool{}
-	for _, r := range results {
-		name := r.Op + "/" + r.Case
+	for _, name := range kerneltest.Names() {
 		require.False(t, seen[name], name)
-		require.NotContains(t, name, " -", name)
-		require.Empty(t, r.Error, name)
+		require.NotContains(t, name, " ", name)
 		seen[name] = true
 	}
 	require.Greater(t, len(seen), 500)
