@@ -220,3 +220,31 @@ func TestCorruptQuantised(t *testing.T) {
 		})
 	}
 }
+
+// TestBiasOfZeros accepts the bias of zeros that some GPTQ exporters add to
+// layers that have none, and refuses one that would change the result.
+func TestBiasOfZeros(t *testing.T) {
+	for value, want := range map[byte]string{0: "", 1: "unexpected: language_model.model.layers.0.self_attn.o_proj.bias"} {
+		dir := t.TempDir()
+		require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(quantDir, "gptq-g16"))))
+		file := filepath.Join(dir, "model.safetensors")
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		h, err := format.ParseHeader(file, data)
+		require.NoError(t, err)
+		entries := append(slices.Clone(h.Entries), format.Entry{Name: "model.layers.0.self_attn.o_proj.bias", DType: dtype.F16, Shape: []int{32}})
+		head, _, err := format.EncodeHeader(entries, nil)
+		require.NoError(t, err)
+		out := append(head, data[h.Entries[0].Start:]...)
+		bias := make([]byte, 64)
+		bias[9] = value
+		require.NoError(t, os.WriteFile(file, append(out, bias...), 0o644))
+		c := open(t, dir)
+		err = c.Require(c.Config.Weights())
+		if want == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorContains(t, err, want)
+	}
+}

@@ -180,6 +180,9 @@ func (c *Checkpoint) requireQuant(w Want, e *WeightsError, known map[string]bool
 	for _, s := range suffixes {
 		known[module+"."+s] = true
 	}
+	if b, err := c.Vector(module + ".bias"); err == nil && !slices.ContainsFunc(b, func(x float32) bool { return x != 0 }) {
+		known[module+".bias"] = true // some GPTQ exporters add a bias of zeros to every layer
+	}
 	for _, f := range forms {
 		n := w.Shape[0] / len(forms)
 		if f.values.Data != nil && f.n*f.k > 0 && (f.n != n || f.k != w.Shape[1]) {
