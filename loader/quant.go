@@ -268,8 +268,8 @@ func (f *quantForm) readGroups(floats []dtype.Type) quantised {
 	} else {
 		q.k, q.n = q.values.Shape[0]*per, q.values.Shape[1]
 	}
-	if q.n%per != 0 || q.k%2 != 0 || q.n == 0 || q.k == 0 {
-		f.fail("qweight", fmt.Sprintf("outputs in multiples of %d and an even number of inputs", per), fmt.Sprint(q.values.Shape))
+	if q.n%per != 0 || q.k%per != 0 || q.n == 0 || q.k == 0 {
+		f.fail("qweight", fmt.Sprintf("inputs and outputs in multiples of %d", per), fmt.Sprint(q.values.Shape))
 		return q
 	}
 	if q.groups = f.groupsOf(q.k, s.Group, "scales"); f.failed {

@@ -1,9 +1,11 @@
 package quant_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -120,5 +122,27 @@ func BenchmarkUnpack(b *testing.B) {
 			}
 			b.ReportMetric(float64(n*k)*float64(b.N)/b.Elapsed().Seconds()/1e6, "Mweights/s")
 		})
+	}
+}
+
+// TestUnpack reads AWQ and GPTQ words value by value, for sizes beyond one block of inputs.
+func TestUnpack(t *testing.T) {
+	const n, k = 24, 520
+	r := rand.New(rand.NewPCG(5, 6))
+	raw := make([]byte, n*k)
+	for i := range raw {
+		raw[i] = byte(r.Uint32())
+	}
+	field := func(word, bits, j int) int {
+		return int(binary.LittleEndian.Uint32(raw[4*word:]) >> (bits * j) & (1<<bits - 1))
+	}
+	columns := [8]int{0, 2, 4, 6, 1, 3, 5, 7} // of nibble i
+	awq, gptq4, gptq8 := quant.AWQ(raw, n, k), quant.GPTQ(raw, n, k, 4), quant.GPTQ(raw, n, k, 8)
+	for c := range n {
+		for i := range k {
+			require.Equal(t, field(i*(n/8)+c/8, 4, slices.Index(columns[:], c%8)), quant.Value(awq, c, i, k, 4), "awq %d,%d", c, i)
+			require.Equal(t, field(i/8*n+c, 4, i%8), quant.Value(gptq4, c, i, k, 4), "gptq %d,%d", c, i)
+			require.Equal(t, field(i/4*n+c, 8, i%4), quant.Value(gptq8, c, i, k, 8), "gptq 8 %d,%d", c, i)
+		}
 	}
 }

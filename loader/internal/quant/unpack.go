@@ -19,23 +19,50 @@ func word(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
 var awqOrder = [8]uint{0, 4, 1, 5, 2, 6, 3, 7}
 
 // AWQ converts qweight int32 [K,N/8] of AutoAWQ's gemm layout to 4-bit rows
-// [N,K/2]. K must be even and N a multiple of 8.
+// [N,K/2]. K and N must be multiples of 8.
+//
+// Eight words of one column of words are an 8×8 matrix of nibbles, row = input,
+// column = output. Its transpose is eight words of the result.
 func AWQ(qweight []byte, n, k int) []byte {
 	out := make([]byte, n*k/2)
 	words := n / 8
 	for k0 := 0; k0 < k; k0 += blockK {
 		for j := range words {
-			for i := k0; i < min(k0+blockK, k); i += 2 {
-				even, odd := word(qweight, i*words+j), word(qweight, (i+1)*words+j)
+			for i := k0; i < min(k0+blockK, k); i += 8 {
+				var m [8]uint32
+				for r := range m {
+					m[r] = word(qweight, (i+r)*words+j)
+				}
+				transpose8(&m)
 				at := j*8*(k/2) + i/2
 				for _, nibble := range awqOrder {
-					out[at] = byte(even>>(4*nibble)&15 | odd>>(4*nibble)&15<<4)
+					binary.LittleEndian.PutUint32(out[at:], m[nibble])
 					at += k / 2
 				}
 			}
 		}
 	}
 	return out
+}
+
+// transpose8 transposes an 8×8 matrix of nibbles, nibble c of word r = element
+// (r,c), by swapping the off-diagonal quarters of blocks of 2, 4 and 8.
+func transpose8(m *[8]uint32) {
+	for r := 0; r < 8; r += 2 {
+		t := (m[r]>>4 ^ m[r+1]) & 0x0f0f0f0f
+		m[r] ^= t << 4
+		m[r+1] ^= t
+	}
+	for _, r := range [4]int{0, 1, 4, 5} {
+		t := (m[r]>>8 ^ m[r+2]) & 0x00ff00ff
+		m[r] ^= t << 8
+		m[r+2] ^= t
+	}
+	for r := range 4 {
+		t := (m[r]>>16 ^ m[r+4]) & 0x0000ffff
+		m[r] ^= t << 16
+		m[r+4] ^= t
+	}
 }
 
 // AWQZeros converts qzeros int32 [groups,N/8] to [N,groups].
