@@ -1,3 +1,5 @@
+//go:build !cgo || !amd64
+
 package jpeg
 
 func (d *Decoder) idctRow(dst []uint8, stride int, coeffs []int16, table *[64]uint16, blocks int) {
