@@ -150,8 +150,8 @@ func (c *Config) checkText(o *format.Object, t TextConfig) {
 	if t.Heads%t.KVHeads != 0 {
 		o.Fail("num_attention_heads", "not a multiple of num_key_value_heads", fmt.Sprint(t.Heads), fmt.Sprint(t.KVHeads))
 	}
-	if t.HeadDim%2 != 0 {
-		o.Fail("head_dim", "odd: rotary embedding needs pairs", fmt.Sprint(t.HeadDim), "")
+	if t.HeadDim%2 != 0 || t.HeadDim == 0 {
+		o.Fail("head_dim", "not a positive even number, as rotary embedding needs", fmt.Sprint(t.HeadDim), "")
 	}
 	for _, key := range []string{"num_experts", "num_local_experts", "n_routed_experts"} {
 		if n := o.Int(key, 0, 0, maxDim); n > 0 {

@@ -106,20 +106,24 @@ func (p *headerParser) metadata() error {
 	})
 }
 
+// entryKeys are the fields of a tensor in the header; all are needed.
+var entryKeys = []string{"dtype", "shape", "data_offsets"}
+
+func (p *headerParser) bad(name, field, reason, value, limit string) error {
+	return &Error{File: p.file, Field: "tensor " + name + ": " + field, Reason: reason, Value: value, Limit: limit}
+}
+
 func (p *headerParser) entry(name string) (Entry, error) {
-	e := Entry{Name: name}
-	bad := func(field, reason, value, limit string) error {
-		return &Error{File: p.file, Field: "tensor " + name + ": " + field, Reason: reason, Value: value, Limit: limit}
-	}
+	e := Entry{Name: name, Shape: make([]int, 0, 2)}
 	var offsets []int64
 	var have [3]bool
 	err := p.object(MaxNameBytes, func(key string) error {
-		i := slices.Index([]string{"dtype", "shape", "data_offsets"}, key)
+		i := slices.Index(entryKeys, key)
 		if i < 0 {
-			return bad(Quote(key), "unknown key", "", "dtype, shape, data_offsets")
+			return p.bad(name, Quote(key), "unknown key", "", strings.Join(entryKeys, ", "))
 		}
 		if have[i] {
-			return bad(key, "duplicate key", "", "")
+			return p.bad(name, key, "duplicate key", "", "")
 		}
 		have[i] = true
 		switch i {
@@ -130,50 +134,51 @@ func (p *headerParser) entry(name string) (Entry, error) {
 			}
 			var ok bool
 			if e.DType, ok = dtype.Parse(text); !ok {
-				return bad("dtype", "not supported", Quote(text), "F32 F16 BF16 F8_E4M3 F8_E5M2 I8 U8 I32 I64 BOOL")
+				return p.bad(name, "dtype", "not supported", Quote(text), "F32 F16 BF16 F8_E4M3 F8_E5M2 I8 U8 I32 I64 BOOL")
 			}
 			return nil
 		case 1:
-			e.Shape = make([]int, 0, 2)
-			return p.list('[', ']', func() error {
-				d, err := p.uint()
-				if err == nil && len(e.Shape) == MaxRank {
-					err = bad("shape", "too many dimensions", fmt.Sprintf("more than %d", MaxRank), fmt.Sprint(MaxRank))
-				}
-				e.Shape = append(e.Shape, int(d))
-				return err
-			})
+			return p.numbers(name, key, MaxRank, "too many dimensions", func(d int64) { e.Shape = append(e.Shape, int(d)) })
 		default:
-			return p.list('[', ']', func() error {
-				o, err := p.uint()
-				if err == nil && len(offsets) == 2 {
-					err = bad("data_offsets", "more than two numbers", "", "2")
-				}
-				offsets = append(offsets, o)
-				return err
-			})
+			return p.numbers(name, key, 2, "too many numbers", func(o int64) { offsets = append(offsets, o) })
 		}
 	})
 	if err != nil {
 		return e, err
 	}
-	for i, key := range []string{"dtype", "shape", "data_offsets"} {
-		if !have[i] {
-			return e, bad(key, "missing", "", "")
-		}
+	if i := slices.Index(have[:], false); i >= 0 {
+		return e, p.bad(name, entryKeys[i], "missing", "", "")
 	}
+	return p.place(e, offsets)
+}
+
+// numbers reads a list of at most limit non-negative integers.
+func (p *headerParser) numbers(name, key string, limit int, tooMany string, add func(int64)) error {
+	n := 0
+	return p.list('[', ']', func() error {
+		v, err := p.uint()
+		if n++; err == nil && n > limit {
+			err = p.bad(name, key, tooMany, fmt.Sprintf("more than %d", limit), fmt.Sprint(limit))
+		}
+		add(v)
+		return err
+	})
+}
+
+// place checks the byte range of an entry against its shape.
+func (p *headerParser) place(e Entry, offsets []int64) (Entry, error) {
 	if len(offsets) != 2 || offsets[0] > offsets[1] {
-		return e, bad("data_offsets", "not an ascending pair", fmt.Sprint(offsets), "")
+		return e, p.bad(e.Name, "data_offsets", "not an ascending pair", fmt.Sprint(offsets), "")
 	}
 	if offsets[1] > 1<<62 {
-		return e, bad("data_offsets", "too large", fmt.Sprint(offsets), fmt.Sprint(int64(1)<<62))
+		return e, p.bad(e.Name, "data_offsets", "too large", fmt.Sprint(offsets), fmt.Sprint(int64(1)<<62))
 	}
 	size, ok := byteSize(e.Shape, e.DType)
 	if !ok {
-		return e, bad("shape", "number of bytes overflows", fmt.Sprint(e.Shape), "2^62 bytes")
+		return e, p.bad(e.Name, "shape", "number of bytes overflows", fmt.Sprint(e.Shape), "2^62 bytes")
 	}
 	if size != offsets[1]-offsets[0] {
-		return e, bad("data_offsets", fmt.Sprintf("%s%v needs %d bytes", e.DType, e.Shape, size), fmt.Sprint(offsets[1]-offsets[0]), "")
+		return e, p.bad(e.Name, "data_offsets", fmt.Sprintf("%s%v needs %d bytes", e.DType, e.Shape, size), fmt.Sprint(offsets[1]-offsets[0]), "")
 	}
 	e.Start, e.End = p.base+offsets[0], p.base+offsets[1]
 	return e, nil
