@@ -47,7 +47,13 @@ func Decode(data []byte, opts Options) (*Picture, error) {
 // zero value is ready. One goroutine at a time.
 type Decoder struct {
 	jpeg jpeg.Decoder
+	// reuse lets the next picture overwrite the pixels of the last one, kept in pix.
+	reuse bool
+	pix   []uint8
 }
+
+// maxKept bounds the pixel memory that a Decoder keeps for the next picture, in bytes.
+const maxKept = 64 << 20
 
 // Decode is like the function Decode. The picture belongs to the caller.
 func (d *Decoder) Decode(data []byte, opts Options) (*Picture, error) {
@@ -125,11 +131,12 @@ func (d *Decoder) decodeJPEG(data []byte, limits Limits) (*Picture, error) {
 		return nil, err
 	}
 	p := &Picture{Width: h.Width, Height: h.Height, Format: FormatJPEG, Mode: h.Mode, Frames: 1}
-	pix, err := d.jpeg.Decode(data)
-	if err != nil {
+	if p.Pix, err = d.jpeg.Decode(data, d.pix); err != nil {
 		return nil, jpegError(err)
 	}
-	p.Pix = pix
+	if d.reuse && len(p.Pix) <= maxKept {
+		d.pix = p.Pix
+	}
 	return p, nil
 }
 

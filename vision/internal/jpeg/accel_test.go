@@ -69,8 +69,8 @@ func TestRowsInC(t *testing.T) {
 			if h, err := ReadHeader(bad); err != nil || h.Width*h.Height > 1<<20 {
 				continue
 			}
-			a, errA := fast.Decode(bad)
-			b, errB := plain.Decode(bad)
+			a, errA := fast.Decode(bad, nil)
+			b, errB := plain.Decode(bad, nil)
 			require.Equal(t, errA, errB)
 			require.True(t, bytes.Equal(a, b), "%s damaged %d times differs", name, n)
 			if errA == nil {

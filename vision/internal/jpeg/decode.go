@@ -18,9 +18,10 @@ type Decoder struct {
 	plain bool
 }
 
-// Decode decodes data to [Height,Width,3]. Pixel memory is taken only when the file is
-// long enough to hold the blocks that its header promises.
-func (d *Decoder) Decode(data []byte) ([]uint8, error) {
+// Decode decodes data to [Height,Width,3], in the memory of reuse if that is large
+// enough. Memory is taken only when the file is long enough to hold the blocks that its
+// header promises.
+func (d *Decoder) Decode(data []byte, reuse []uint8) ([]uint8, error) {
 	old := d.e.buf
 	d.p = parser{data: data, comps: d.p.comps[:0]}
 	d.e = entropy{buf: old}
@@ -40,7 +41,7 @@ func (d *Decoder) Decode(data []byte) ([]uint8, error) {
 	}
 	keep := p.hdr.Progressive || len(s.comps) < len(p.comps)
 	d.allocate(keep)
-	dst := make([]uint8, 3*p.hdr.Width*p.hdr.Height)
+	dst := grow(reuse, 3*p.hdr.Width*p.hdr.Height)
 	if keep {
 		return dst, d.decodeScans(dst, s)
 	}

@@ -9,8 +9,8 @@
 //	entropy     huffman.go       Huffman codes → coefficients, 64 bits at a time
 //	            baseline.go      one pass; progressive.go: many scans into one store
 //	transform   idct.go          the accurate integer inverse DCT ("islow")
-//	upsampling  upsample.go      triangle filter for 2:1 chroma, repetition otherwise
-//	colour      colour.go        YCbCr → RGB in 16-bit fixed point; CMYK → RGB
+//	upsampling  pixels.go        triangle filter for 2:1 chroma, repetition otherwise
+//	colour      pixels.go        YCbCr → RGB in 16-bit fixed point; CMYK → RGB
 //
 // A frame is decoded MCU row by MCU row: the coefficients of a row become samples in
 // a ring of two MCU rows a component, from which finished picture rows are made. So

@@ -1,5 +1,5 @@
 // Inverse DCT, chroma upsampling and colour conversion with AVX2. The definitions are
-// in idct.go, upsample.go and colour.go; both give the same bytes for all inputs.
+// in idct.go and pixels.go; both give the same bytes for all inputs.
 
 #include "jpeg_amd64.h"
 
