@@ -1,0 +1,193 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stretchr/testify/require"
+
+	"metacap/engine"
+	"metacap/engine/fake"
+)
+
+// A scenario is a set of requests that share texts and pictures. Every answer
+// must be the same, bit for bit, whatever company, memory and order it had.
+
+var pieces = []string{"the cat sat on the mat. ", "Describe. ", "a b c d ", "sunset over a lake, ", "x", "count to ten: 1 2 3 4 5 6 7 ", ""}
+
+type scenario struct {
+	seed     uint64
+	requests []engine.Request
+}
+
+func newScenario(seed uint64) scenario {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	s := scenario{seed: seed}
+	for range 2 + rng.IntN(8) {
+		var parts []engine.Part
+		for range rng.IntN(3) {
+			parts = append(parts, engine.Part{Image: &engine.Image{Data: fmt.Appendf(nil, "picture %d", rng.IntN(3)), MaxTiles: rng.IntN(4)}})
+		}
+		for range 1 + rng.IntN(4) {
+			parts = append(parts, engine.Part{Text: pieces[rng.IntN(len(pieces))]})
+		}
+		r := engine.Request{
+			Messages:         []engine.Message{{Role: engine.RoleUser, Parts: parts}},
+			MaxTokens:        1 + rng.IntN(50),
+			Priority:         rng.IntN(3),
+			DisableLoopGuard: rng.IntN(2) == 0,
+		}
+		if rng.IntN(2) == 0 {
+			r.Messages = append([]engine.Message{{Role: engine.RoleSystem, Parts: []engine.Part{{Text: "You see pictures."}}}}, r.Messages...)
+		}
+		switch rng.IntN(4) {
+		case 0:
+			r.Sampling = engine.Sampling{Temperature: 0.7, TopP: 0.9, Seed: 1 + uint64(rng.IntN(3))}
+		case 1:
+			r.Sampling = engine.Sampling{Temperature: 1, TopK: 5, RepetitionPenalty: 1.1}
+			r.LogProbs, r.TopLogProbs = true, 2
+		case 2:
+			r.Stop = []string{"sat", "7 "}
+		}
+		s.requests = append(s.requests, r)
+	}
+	return s
+}
+
+// outcome is what must not depend on circumstances.
+type outcome struct {
+	Text   string
+	Tokens []engine.Token
+	Finish engine.FinishReason
+	Seed   uint64
+}
+
+func outcomeOf(r *engine.Result) outcome { return outcome{r.Text, r.Tokens, r.Finish, r.Seed} }
+
+// alone runs every request by itself, with nothing shared or kept.
+func (s scenario) alone(t testing.TB, open func(engine.Config) *engine.Engine) []outcome {
+	e := open(engine.Config{DisablePrefixCache: true, EncoderCacheBytes: -1})
+	defer e.Close()
+	var out []outcome
+	for _, r := range s.requests {
+		r.DisableSpeculation = true
+		res, err := e.Generate(t.Context(), r)
+		require.NoError(t, err)
+		out = append(out, outcomeOf(res))
+	}
+	return out
+}
+
+// together runs all requests at once on an engine of random, tight sizes, some
+// as continuations of a session.
+func (s scenario) together(t testing.TB, open func(engine.Config) *engine.Engine, c engine.Config) []outcome {
+	rng := rand.New(rand.NewPCG(s.seed, 9))
+	e := open(c)
+	out := make([]outcome, len(s.requests))
+	var wg sync.WaitGroup
+	for i, r := range s.requests {
+		delay := time.Duration(rng.IntN(3)) * 200 * time.Microsecond
+		forked, twice := rng.IntN(3) == 0, rng.IntN(4) == 0
+		wg.Go(func() {
+			time.Sleep(delay)
+			res, err := run(t.Context(), e, r, forked)
+			if err == nil && twice {
+				again, err2 := run(t.Context(), e, r, !forked)
+				if err = err2; err == nil && !cmp.Equal(outcomeOf(res), outcomeOf(again), cmpopts.EquateEmpty()) {
+					err = errors.New("a second run of the same request differs")
+				}
+			}
+			if err != nil {
+				t.Errorf("seed %d, request %d: %v", s.seed, i, err)
+				return
+			}
+			out[i] = outcomeOf(res)
+		})
+	}
+	wg.Wait()
+	require.NoError(t, e.Close(), "seed %d", s.seed)
+	return out
+}
+
+// run generates directly, or through a session over all but the last part of the last message.
+func run(ctx context.Context, e *engine.Engine, r engine.Request, forked bool) (*engine.Result, error) {
+	last := len(r.Messages) - 1
+	parts := r.Messages[last].Parts
+	if !forked || parts[len(parts)-1].Image != nil {
+		return e.Generate(ctx, r)
+	}
+	prefix := append([]engine.Message{}, r.Messages[:last]...)
+	prefix = append(prefix, engine.Message{Role: engine.RoleUser, Parts: parts[:len(parts)-1]})
+	s, err := e.NewSession(ctx, prefix, engine.SessionOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	r.Messages = nil
+	return s.Generate(ctx, parts[len(parts)-1].Text, r)
+}
+
+func scenarios(t testing.TB, n int) int {
+	if v := os.Getenv("METACAP_SCENARIOS"); v != "" {
+		k, err := strconv.Atoi(v)
+		require.NoError(t, err)
+		return k
+	}
+	return n
+}
+
+// TestDifferential is the randomised differential test on the fake runner, which
+// computes from the block tables of the batch alone.
+func TestDifferential(t *testing.T) {
+	open := func(c engine.Config) *engine.Engine {
+		c.Verify, c.ContextTokens = true, 256
+		e, err := fake.Open(fake.Options{Engine: c})
+		require.NoError(t, err)
+		return e
+	}
+	n := scenarios(t, 300)
+	for seed := range uint64(n) {
+		s := newScenario(seed)
+		want := s.alone(t, open)
+		rng := rand.New(rand.NewPCG(seed, 8))
+		c := engine.Config{
+			MaxSequences: 1 + rng.IntN(6), StepTokens: 6 + rng.IntN(60), KVBlocks: 32 + rng.IntN(16),
+			DisablePrefixCache: rng.IntN(4) == 0, EncoderCacheBytes: int64(rng.IntN(3)-1) * 200,
+		}
+		got := s.together(t, open, c)
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("seed %d with %+v:\n%s", seed, c, d)
+		}
+	}
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		code = leaks()
+	}
+	os.Exit(code)
+}
+
+// leaks waits for goroutines of closed engines to end and complains about others.
+func leaks() int {
+	for range 200 {
+		if runtime.NumGoroutine() <= 2 {
+			return 0
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	buf := make([]byte, 1<<16)
+	fmt.Fprintf(os.Stderr, "leaked goroutines:\n%s", buf[:runtime.Stack(buf, true)])
+	return 1
+}
