@@ -1,0 +1,250 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"image/jpeg"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"metacap/engine"
+)
+
+// Result is what a test gave.
+type Result struct {
+	Test    Test
+	Rates   []float64       // one a repetition, in Test.Unit
+	Seconds []float64       // of a repetition; for cap the time of one caption
+	First   []time.Duration // cap: request to first token
+}
+
+// Mean is the mean rate.
+func (r *Result) Mean() float64 { return mean(r.Rates) }
+
+// Deviation is the standard deviation of the rates, of a sample; 0 for one.
+func (r *Result) Deviation() float64 {
+	if len(r.Rates) < 2 {
+		return 0
+	}
+	m, sum := r.Mean(), 0.0
+	for _, v := range r.Rates {
+		sum += (v - m) * (v - m)
+	}
+	return math.Sqrt(sum / float64(len(r.Rates)-1))
+}
+
+// Median is the median rate.
+func (r *Result) Median() float64 {
+	s := slices.Sorted(slices.Values(r.Rates))
+	if len(s) == 0 {
+		return math.NaN()
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
+// Meter is an engine.Observer that adds up pure decode steps. It must be the
+// Observer of the engine that Run measures.
+type Meter struct {
+	mu        sync.Mutex
+	sequences int // only steps with this many sequences count
+	tokens    int
+	time      time.Duration
+}
+
+// Step implements engine.Observer.
+func (m *Meter) Step(s engine.StepStats) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.PrefillTokens == 0 && s.DecodeTokens == m.sequences {
+		m.tokens += s.DecodeTokens
+		m.time += s.Duration
+	}
+}
+
+// Request implements engine.Observer.
+func (m *Meter) Request(engine.Usage, engine.FinishReason, error) {}
+
+// reset starts counting steps of n sequences.
+func (m *Meter) reset(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sequences, m.tokens, m.time = n, 0, 0
+}
+
+func (m *Meter) read() (tokens int, spent time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tokens, m.time
+}
+
+// Config turns off what would make a repeated measurement faster than the first.
+func Config(c engine.Config, m *Meter) engine.Config {
+	c.DisablePrefixCache, c.EncoderCacheBytes, c.Observer = true, -1, m
+	return c
+}
+
+// Run measures a test: one warm-up and the repetitions. The engine must have
+// been opened with Config.
+func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions int) (*Result, error) {
+	r, err := request(ctx, e, t)
+	if err != nil {
+		return nil, fmt.Errorf("bench: %s: %w", t, err)
+	}
+	out := &Result{Test: t}
+	for i := range repetitions + 1 {
+		m.reset(t.Batch)
+		start := time.Now()
+		results, err := together(ctx, e, r, t.Batch)
+		wall := time.Since(start)
+		if err != nil {
+			return nil, fmt.Errorf("bench: %s: %w", t, err)
+		}
+		if i == 0 {
+			continue
+		}
+		out.add(t, m, results, wall)
+	}
+	return out, nil
+}
+
+// add computes a repetition's rate.
+func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Duration) {
+	var count float64
+	spent := wall
+	switch t.Kind {
+	case Prefill:
+		for _, res := range results {
+			count += float64(res.Usage.PromptTokens)
+		}
+		if t.Batch == 1 {
+			spent = results[0].Usage.PrefillTime
+		}
+	case Decode:
+		tokens, time := m.read()
+		count, spent = float64(tokens), time
+	case Vision:
+		for _, res := range results {
+			count += float64(res.Usage.TilesEncoded)
+		}
+		if t.Batch == 1 {
+			spent = results[0].Usage.VisionTime
+		}
+	case Caption:
+		count = float64(len(results))
+		for _, res := range results {
+			r.First = append(r.First, res.Usage.FirstToken)
+		}
+	}
+	r.Rates = append(r.Rates, count/spent.Seconds())
+	r.Seconds = append(r.Seconds, spent.Seconds())
+}
+
+// together runs a request n times at once.
+func together(ctx context.Context, e *engine.Engine, r engine.Request, n int) ([]*engine.Result, error) {
+	results, errs := make([]*engine.Result, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { results[i], errs[i] = e.Generate(ctx, r) })
+	}
+	wg.Wait()
+	return results, errors.Join(errs...)
+}
+
+// request is a test's request.
+func request(ctx context.Context, e *engine.Engine, t Test) (engine.Request, error) {
+	r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: true}
+	var err error
+	switch t.Kind {
+	case Prefill:
+		r.MaxTokens = 1
+		r.Messages, err = prompt(ctx, e, t.Tokens)
+	case Decode:
+		r.MaxTokens = t.Tokens + 1 // the first comes from the prefill
+		r.Messages, err = prompt(ctx, e, t.Depth)
+	case Vision:
+		r.MaxTokens = 1
+		r.Messages, err = tiles(e, t.Tiles)
+	case Caption:
+		r.MaxTokens = captionTokens
+		r.Messages, err = picture(t.Width, t.Height)
+	}
+	return r, err
+}
+
+// prompt is a conversation of exactly n tokens.
+func prompt(ctx context.Context, e *engine.Engine, n int) ([]engine.Message, error) {
+	words := 1
+	for range 8 { // a word is one token, so the second turn fits
+		text := "a" + strings.Repeat(" a", words-1)
+		messages := []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: text}}}}
+		est, err := e.Estimate(ctx, engine.Request{Messages: messages})
+		if err != nil {
+			return nil, err
+		}
+		if est.PromptTokens == n {
+			return messages, nil
+		}
+		words += n - est.PromptTokens
+		if words < 1 {
+			return nil, fmt.Errorf("a prompt of %d tokens is shorter than the chat template", n)
+		}
+	}
+	return nil, fmt.Errorf("no prompt of exactly %d tokens", n)
+}
+
+// tiles is a conversation with a picture that becomes n tiles.
+func tiles(e *engine.Engine, n int) ([]engine.Message, error) {
+	size := e.Info().TileSize
+	if size == 0 {
+		return nil, engine.ErrNoVision
+	}
+	im := engine.Image{Decoded: drawing(size, size), ThumbnailOnly: true}
+	if n > 1 { // a row of n-1 tiles and the thumbnail
+		im = engine.Image{Decoded: drawing((n-1)*size, size), MaxTiles: n - 1}
+		got, _, err := e.ImageTokens((n-1)*size, size, n-1)
+		if err != nil {
+			return nil, err
+		}
+		if got != n {
+			return nil, fmt.Errorf("this model makes no pictures of %d tiles (nearest: %d)", n, got)
+		}
+	}
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &im}, {Text: "a"}}}}, nil
+}
+
+// picture is a conversation with a JPEG of the given size.
+func picture(width, height int) ([]engine.Message, error) {
+	var data bytes.Buffer
+	if err := jpeg.Encode(&data, drawing(width, height), &jpeg.Options{Quality: 90}); err != nil {
+		return nil, err
+	}
+	im := engine.Image{Data: data.Bytes()}
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &im}, {Text: "Please describe the image in detail."}}}}, nil
+}
+
+// drawing is a picture with smooth and busy regions.
+func drawing(width, height int) image.Image {
+	im := image.NewRGBA(image.Rect(0, 0, width, height))
+	for y := range height {
+		for x := range width {
+			noise := uint8((x*7919 + y*104729) >> 3 & 31)
+			im.SetRGBA(x, y, color.RGBA{uint8(x * 255 / width), uint8(y * 255 / height), 96 + noise, 255})
+		}
+	}
+	return im
+}
