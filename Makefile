@@ -58,7 +58,8 @@ bench: ## Go benchmarks of every package, six runs, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./...
 
 demo: build ## build the binary and caption the bundled pictures
-	@$(BIN) demo testdata/drawn
+	@cd testdata/drawn && ../../$(BIN) caption -v --parallel 1 [!v]*.png 2>&1
+	@cd testdata/drawn && ../../$(BIN) caption -v -m demo --video video_*.png 2>&1
 
 fixtures: ## make the full set of parity fixtures under build/fixtures (Python 3.11)
 	tools/fixtures/make.sh build/fixtures
