@@ -236,6 +236,11 @@ func (p *Prefix) Continue(instruction string) []int32 {
 // stay the same whatever text follows: whole pieces that the scanner has decided
 // on, up to a character that no following one can compose with or reorder.
 func (t *Tokenizer) settled(text string) int {
+	for i := max(0, len(text)-utf8.UTFMax+1); i < len(text); i++ {
+		if utf8.RuneStart(text[i]) && !utf8.FullRuneInString(text[i:]) {
+			text = text[:i] // the next text may complete this character
+		}
+	}
 	k := 0
 	for i := 0; i < len(text); {
 		end, final := pretoken.Next(text, i)
@@ -256,7 +261,7 @@ func boundary(s string) bool {
 		return true
 	}
 	p := norm.NFC.PropertiesString(s)
-	return p.BoundaryBefore()
+	return p.Size() > 0 && p.BoundaryBefore()
 }
 
 // segment is a piece of a rendered conversation.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"regexp"
-	"strings"
 	"testing"
 
 	"metacap/engine/internal/grammar"
@@ -25,7 +24,11 @@ func FuzzRegexp(f *testing.F) {
 			return
 		}
 		out := generate(t, g, v, tok, rand.New(rand.NewPCG(seed, 1)), 8)
-		if re := regexp.MustCompile(`\A(?:` + expr + `)\z`); !re.MatchString(out) && !strings.Contains(expr, `\Q`) {
+		re, err := regexp.Compile(`\A(?:` + expr + `)\z`)
+		if err != nil { // an open \Q takes the closing bracket
+			return
+		}
+		if !re.MatchString(out) {
 			t.Fatalf("%q gives %q", expr, out)
 		}
 	})

@@ -329,7 +329,7 @@ func weigh(value any, most int) int {
 
 // numbers is range with a cap, as a list.
 func (b *budget) numbers(_ *exec.Evaluator, params *exec.VarArgs) ([]int, error) {
-	const most = 10_000
+	const most = 1000
 	limits := []int{0, 0, 1}
 	for i, a := range params.Args {
 		if i > 2 || !a.IsInteger() {

@@ -192,7 +192,7 @@ func (b *budget) step() error {
 	if b.steps++; b.steps > maxSteps {
 		return b.fail("more than %d steps", maxSteps)
 	}
-	if b.steps%64 == 0 && time.Now().After(b.deadline) {
+	if time.Now().After(b.deadline) {
 		return b.fail("more than %d seconds", maxSeconds)
 	}
 	return nil
