@@ -42,6 +42,36 @@ static void put_token(const mc_kv *kv, char *page, int64_t at, const char *k, co
 	}
 }
 
+// Writes n tokens of one head, from row lo of two tensors on, into a fresh page; the
+// other tokens become zero. As put_token n times, but with whole lines.
+static void put_block(const mc_kv *kv, char *page, const mc_tensor *k, const mc_tensor *v, int64_t lo, int64_t n, int64_t head, uint32_t *rows) {
+	if (kv->dt == MC_F32 || n == 1) {
+		memset(page, 0, kv->page_bytes);
+		for (int64_t t = 0; t < n; t++)
+			put_token(kv, page, t, row_of(k, lo + t) + head * kv->d * size_of(k->dt), row_of(v, lo + t) + head * kv->d * size_of(v->dt), k->dt, v->dt);
+		return;
+	}
+	int64_t D = kv->d, ld = kv->dp / 2; // row length in pairs
+	for (int part = 0; part < 2; part++) {
+		const mc_tensor *x = part ? v : k;
+		memset(rows, 0, MC_BLOCK * ld * 4);
+		for (int64_t t = 0; t < n; t++) {
+			const char *s = row_of(x, lo + t) + head * D * size_of(x->dt);
+			for (int64_t j = 0; j < D; j += VL) vput(rows + t * ld, MC_BF16, j, D - j, vget(s, x->dt, j, D - j));
+		}
+		if (part == 0) {
+			for (int64_t j = 0; j < D / 2; j++) for (int t = 0; t < MC_BLOCK; t++) ((uint32_t *)page)[j * 32 + t] = rows[t * ld + j];
+			continue;
+		}
+		uint32_t *out = (uint32_t *)(page + kv->k_bytes);
+		for (int64_t p = 0; p < kv->dp / 32; p++)
+			for (int t = 0; t < MC_BLOCK; t += 2) {
+				const uint16_t *even = (const uint16_t *)(rows + t * ld) + p * 32, *odd = (const uint16_t *)(rows + (t + 1) * ld) + p * 32;
+				for (int d = 0; d < 32; d++) *out++ = even[d] | (uint32_t)odd[d] << 16;
+			}
+	}
+}
+
 // KVStore: t = k, v, slots; n = T, layer; obj = cache. A task is a head.
 static void kv_store(const mc_cmd *c, int64_t head, mc_ctx *x) {
 	const mc_kv *kv = c->obj;
@@ -65,26 +95,24 @@ static void kv_copy(const mc_cmd *c, int64_t layer) {
 // Scores to probabilities: seen tokens of n (a multiple of 32) count. Updates the
 // running maximum and sum and returns the factor for what was summed before.
 static float soften(float *S, int64_t n, int64_t seen, float scale, float *m, float *l, int half) {
-	vf mx = vset(-3e38f);
 	vi steps = vsteps();
-	for (int64_t t = 0; t < n; t += VL) {
-		vf v = vload(S + t) * scale;
-		v = vselect(steps < (int32_t)imax(0, imin(VL, seen - t)), v, vset(-3e38f));
-		vstore(S + t, v);
-		mx = vmax(v, mx);
-	}
-	float top = vmaximum(mx), old = *m;
-	if (top < old) top = old;
-	vf sum = vset(0);
-	for (int64_t t = 0; t < n; t += VL) {
-		vi mask = steps < (int32_t)imax(0, imin(VL, seen - t));
-		vf e = (vf)((vi)vexp(vload(S + t) - top) & mask);
+	vf mx = vset(-3e38f);
+	int64_t full = imax(0, imin(n, seen)) / VL * VL, t = 0;
+	for (; t < full; t += VL) mx = vmax(vload(S + t), mx);
+	if (t < seen && t < n) mx = vmax(vselect(steps < (int32_t)(seen - t), vload(S + t), vset(-3e38f)), mx);
+	float top = vmaximum(mx) * scale, old = *m;
+	if (top < old || seen <= 0) top = old;
+	vf sum = vset(0), shift = vset(-top), factor = vset(scale);
+	for (t = 0; t < n; t += VL) {
+		vf e = vset(0);
+		if (t < full) e = vexp_negative(fma_(vload(S + t), factor, shift));
+		else if (t < seen) e = (vf)((vi)vexp_negative(fma_(vload(S + t), factor, shift)) & (steps < (int32_t)(seen - t)));
 		sum = sum + e;
 		if (half) vstore_bf16((uint16_t *)S + t, e); // in place: 2 bytes behind the 4 read
 		else vstore(S + t, e);
 	}
 	float f = 1.0f;
-	if (old != top) { float e[VL]; vstore(e, vexp(vset(old - top))); f = e[0]; }
+	if (old != top) { float e[VL]; vstore(e, vexp_negative(vset(old - top))); f = e[0]; }
 	*m = top;
 	*l = *l * f + vsum(sum);
 	return f;
@@ -112,22 +140,26 @@ static void attend(int kind, int R, const char *Q, size_t ldq, const attn_pages 
 	for (int64_t t = 0; t < most; t += CHUNK) {
 		int pages = (int)CEIL(imin(CHUNK, most - t), MC_BLOCK);
 		const char *k[CHUNK_PAGES], *v[CHUNK_PAGES];
+		int64_t to_values[CHUNK_PAGES], to_next[CHUNK_PAGES]; // fetched while keys, while values are read
 		for (int g = 0; g < pages; g++) {
 			int64_t i = t / MC_BLOCK + g;
 			k[g] = a->base + (a->table ? a->table[i] : i) * a->stride;
 			v[g] = i == a->tail_page ? a->tail : k[g] + a->k_bytes;
+			to_values[g] = v[g] - k[g];
+			int64_t later = imin(i + CHUNK_PAGES, (most - 1) / MC_BLOCK);
+			to_next[g] = a->base + (a->table ? a->table[later] : later) * a->stride - v[g];
 		}
 		for (int g = 0; g < pages;) {
 			int NP = pages - g >= 4 && micro4[kind][R] ? 4 : pages - g >= 2 && micro2[kind][R] ? 2 : 1;
 			micro_fn fn = NP == 4 ? micro4[kind][R] : NP == 2 ? micro2[kind][R] : micro1[kind][R];
-			fn(Q, ldq, k + g, 1, groups_k, S + g * 32, CHUNK, 0);
+			fn(Q, ldq, k + g, to_values + g, 1, groups_k, S + g * 32, CHUNK, 0);
 			g += NP;
 		}
 		for (int i = 0; i < R; i++) {
 			float f = soften(S + i * CHUNK, pages * MC_BLOCK, seen[i] - t, a->scale, &m[i], &l[i], kind == KD);
 			if (f != 1.0f) for (int64_t j = 0; j < a->dp; j += VL) vstore(O + i * a->dp + j, vload(O + i * a->dp + j) * f);
 		}
-		product(kind, R, (int)(a->dp / 32), S, kind == KD ? 2 * CHUNK : CHUNK, v, v_bytes, pages, groups_v, O, a->dp, 1);
+		product(kind, R, (int)(a->dp / 32), S, kind == KD ? 2 * CHUNK : CHUNK, v, to_next, v_bytes, pages, groups_v, O, a->dp, 1);
 	}
 }
 
@@ -241,15 +273,13 @@ static int segment_bad(const mc_cmd *c, int64_t s, mc_ctx *x) {
 
 static void segment_pack(const mc_cmd *c, int64_t task, mc_ctx *x) {
 	segment_layout L = segment_pages(c);
-	int64_t H = c->n[1], h = task % H, s = task / H, D = c->n[2];
+	int64_t H = c->n[1], h = task % H, s = task / H;
 	const int32_t *starts = c->t[4].p;
 	if (segment_bad(c, s, x)) return;
 	int64_t lo = starts[s], n = starts[s + 1] - lo;
 	char *base = x->shared + (h * L.pages + lo / MC_BLOCK + s) * L.kv.page_bytes;
-	if (n % MC_BLOCK || L.kv.d != L.kv.dp) memset(base, 0, CEIL(n, MC_BLOCK) * L.kv.page_bytes);
-	for (int64_t t = 0; t < n; t++)
-		put_token(&L.kv, base + t / MC_BLOCK * L.kv.page_bytes, t % MC_BLOCK,
-			row_of(&c->t[2], lo + t) + h * D * size_of(c->t[2].dt), row_of(&c->t[3], lo + t) + h * D * size_of(c->t[3].dt), c->t[2].dt, c->t[3].dt);
+	for (int64_t t = 0; t < n; t += MC_BLOCK)
+		put_block(&L.kv, base + t / MC_BLOCK * L.kv.page_bytes, &c->t[2], &c->t[3], lo + t, imin(MC_BLOCK, n - t), h, (uint32_t *)x->local);
 }
 
 static void segment_run(const mc_cmd *c, int64_t task, mc_ctx *x) {

@@ -19,7 +19,8 @@ enum { KF, KB, KD };
 
 // C[R][NP*32] (+)= X[R][..] * panels; the panels come in nseg pieces W[s*NP+p] of
 // groups k-groups each (one k for KF, two for the others), X advancing through them.
-INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char *const *W, int nseg, int64_t groups, float *C, size_t ldc, int acc, int prefetch) {
+// While piece i is read, the bytes ahead[i] further on are fetched into the cache.
+INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char *const *W, const int64_t *ahead, int nseg, int64_t groups, float *C, size_t ldc, int acc) {
 	for (int col = 0; col < 32; col += 2 * VL) {
 		vf c[R][NP][2];
 #pragma GCC unroll 16
@@ -33,14 +34,15 @@ INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char
 		const char *x = X;
 		for (int s = 0; s < nseg; s++) {
 			const char *w[NP];
+			int64_t next[NP];
 #pragma GCC unroll 4
-			for (int p = 0; p < NP; p++) w[p] = W[s * NP + p] + col * 4;
+			for (int p = 0; p < NP; p++) w[p] = W[s * NP + p] + col * 4, next[p] = ahead[s * NP + p];
 			for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 4
 				for (int p = 0; p < NP; p++) {
-					if (prefetch) {
-						__builtin_prefetch(w[p] + 2048);
-						if (VL == 16) __builtin_prefetch(w[p] + 2112);
+					if (col == 0 && R <= 6) { // with more rows the panel is in L2 and fetching only costs
+						__builtin_prefetch(w[p] + next[p]);
+						__builtin_prefetch(w[p] + next[p] + 64);
 					}
 					if (kind == KF) {
 						vf w0 = vload(w[p]), w1 = vload(w[p] + VL * 4);
@@ -91,10 +93,10 @@ INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char
 	}
 }
 
-typedef void (*micro_fn)(const void *X, size_t ldx, const char *const *W, int nseg, int64_t groups, float *C, size_t ldc, int acc);
+typedef void (*micro_fn)(const void *X, size_t ldx, const char *const *W, const int64_t *ahead, int nseg, int64_t groups, float *C, size_t ldc, int acc);
 #define MICRO(kind, R, NP) \
-	static __attribute__((noinline)) void micro_##kind##_##R##_##NP(const void *X, size_t ldx, const char *const *W, int nseg, int64_t groups, float *C, size_t ldc, int acc) { \
-		micro(kind, R, NP, X, ldx, W, nseg, groups, C, ldc, acc, R <= 3); }
+	static __attribute__((noinline)) void micro_##kind##_##R##_##NP(const void *X, size_t ldx, const char *const *W, const int64_t *ahead, int nseg, int64_t groups, float *C, size_t ldc, int acc) { \
+		micro(kind, R, NP, X, ldx, W, ahead, nseg, groups, C, ldc, acc); }
 #if VL == 16
 #define MICROS(kind) \
 	MICRO(kind, 1, 1) MICRO(kind, 2, 1) MICRO(kind, 3, 1) MICRO(kind, 4, 1) MICRO(kind, 5, 1) MICRO(kind, 6, 1) \
@@ -128,15 +130,19 @@ static const micro_fn micro1[3][MAX_ROWS + 1] = KINDS(ROW1), micro2[3][MAX_ROWS 
 INLINE int64_t kind_size(int kind) { return kind == KD ? 2 : 4; }
 INLINE int64_t kind_step(int kind) { return kind == KF ? 1 : 2; }
 
-// The product of R rows with np adjacent panels (of any number) of nseg pieces.
-// at(s,p) of the pieces: base[s] + p * stride.
-static void product(int kind, int R, int np, const void *X, size_t ldx, const char *const *base, int64_t stride, int nseg, int64_t groups, float *C, size_t ldc, int acc) {
+// Weights stream from their first byte to their last: fetch 2 KiB ahead.
+static const int64_t streaming[4] = {2048, 2048, 2048, 2048};
+
+// The product of R rows with np adjacent panels (of any number) of nseg <= 8 pieces.
+// at(s,p) of the pieces: base[s] + p * stride; ahead[s] is the distance to fetch.
+static void product(int kind, int R, int np, const void *X, size_t ldx, const char *const *base, const int64_t *ahead, int64_t stride, int nseg, int64_t groups, float *C, size_t ldc, int acc) {
 	const char *W[4 * 8];
+	int64_t next[4 * 8];
 	for (int p = 0; p < np;) {
-		int NP = np - p >= 4 && micro4[kind][R] && nseg <= 8 ? 4 : np - p >= 2 && micro2[kind][R] && nseg <= 8 ? 2 : 1;
+		int NP = np - p >= 4 && micro4[kind][R] ? 4 : np - p >= 2 && micro2[kind][R] ? 2 : 1;
 		micro_fn fn = NP == 4 ? micro4[kind][R] : NP == 2 ? micro2[kind][R] : micro1[kind][R];
-		for (int s = 0; s < nseg; s++) for (int q = 0; q < NP; q++) W[s * NP + q] = base[s] + (p + q) * stride;
-		fn(X, ldx, W, nseg, groups, C + p * 32, ldc, acc);
+		for (int s = 0; s < nseg; s++) for (int q = 0; q < NP; q++) W[s * NP + q] = base[s] + (p + q) * stride, next[s * NP + q] = ahead[s];
+		fn(X, ldx, W, next, nseg, groups, C + p * 32, ldc, acc);
 		p += NP;
 	}
 }
@@ -246,12 +252,12 @@ static void linear_few(const mc_cmd *c, int kind, int64_t p0, int64_t p1, const 
 		if (p + 1 < p1 && micro4[kind][R]) {
 			np = 2;
 			W[1] = g + w->panel_bytes, W[2] = g + half, W[3] = W[1] + half;
-			micro4[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
+			micro4[kind][R](X, ldx, W, streaming, 1, groups, sums, 128, 0);
 		} else if (micro2[kind][R]) {
-			micro2[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
+			micro2[kind][R](X, ldx, W, streaming, 1, groups, sums, 128, 0);
 		} else {
-			micro1[kind][R](X, ldx, W, 1, groups, sums, 128, 0);
-			micro1[kind][R](X, ldx, W + 1, 1, groups, sums + 32, 128, 0);
+			micro1[kind][R](X, ldx, W, streaming, 1, groups, sums, 128, 0);
+			micro1[kind][R](X, ldx, W + 1, streaming, 1, groups, sums + 32, 128, 0);
 		}
 		epilogue_glu(c, 0, R, p * 32, np * 32, sums, sums + np * 32, 128);
 		p += np;
@@ -260,7 +266,7 @@ static void linear_few(const mc_cmd *c, int kind, int64_t p0, int64_t p1, const 
 	for (int64_t p = p0; p < p1; p += 4) {
 		int np = (int)imin(4, p1 - p);
 		const char *base = w->data + p * w->panel_bytes;
-		product(kind, R, np, X, ldx, &base, w->panel_bytes, 1, groups, sums, 128, 0);
+		product(kind, R, np, X, ldx, &base, streaming, w->panel_bytes, 1, groups, sums, 128, 0);
 		epilogue(c, 0, R, p * 32, imin(np * 32, w->n - p * 32), sums, 128);
 	}
 }
@@ -280,11 +286,11 @@ static void linear_many(const mc_cmd *c, int kind, int64_t p0, int64_t p1, int64
 			for (int64_t r = r0; r < r1; r += MAX_ROWS) {
 				int R = (int)imin(MAX_ROWS, r1 - r);
 				float *s = sums + (r - r0) * ld + (p - p0) * 32;
-				micro1[kind][R](X + (r * ldx + k) * size, ldx, &panel, 1, groups, s, ld, k > 0);
+				micro1[kind][R](X + (r * ldx + k) * size, ldx, &panel, streaming, 1, groups, s, ld, k > 0);
 				if (glu) {
 					const char *up = panel + half;
 					float *u = ups + (r - r0) * ld + (p - p0) * 32;
-					micro1[kind][R](X + (r * ldx + k) * size, ldx, &up, 1, groups, u, ld, k > 0);
+					micro1[kind][R](X + (r * ldx + k) * size, ldx, &up, streaming, 1, groups, u, ld, k > 0);
 					if (last) epilogue_glu(c, r, R, p * 32, 32, s, u, ld);
 				} else if (last) epilogue(c, r, R, p * 32, imin(32, w->n - p * 32), s, ld);
 			}

@@ -40,11 +40,19 @@ INLINE vf vload_bf16(const void *p) { vh h; memcpy(&h, p, sizeof h); return (vf)
 
 // bf16 from float, to nearest, ties to even; a NaN becomes a quiet NaN.
 INLINE vh vround_bf16(vf v) {
+#ifdef MC_DOT_BF16
+	// The instruction flushes denormals to zero and is otherwise the same.
+	__m256bh h = _mm512_cvtneps_pbh((__m512)v);
+	vh fast;
+	memcpy(&fast, &h, sizeof fast);
+	return fast;
+#else
 	vu u = (vu)v;
 	vu r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 	vu nan = (vu)(v != v);
 	r = (r & ~nan) | (((u >> 16) | 0x40) & nan);
 	return __builtin_convertvector(r, vh);
+#endif
 }
 INLINE void vstore_bf16(void *p, vf v) { vh h = vround_bf16(v); memcpy(p, &h, sizeof h); }
 
@@ -123,6 +131,25 @@ INLINE vf vexp(vf x) {
 	vi half = e >> 1;
 	p = p * (vf)((half + 127) << 23) * (vf)((e - half + 127) << 23);
 	return vselect(over, vset(INFINITY), p);
+}
+
+// exp(x) for x <= 0, as vexp.
+INLINE vf vexp_negative(vf x) {
+#if defined(MC_AVX512)
+	__m512 v = _mm512_max_ps((__m512)x, _mm512_set1_ps(-87.0f));
+	__m512 n = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(1.44269504f)), 8);
+	vf r = fma_((vf)n, vset(-0.693359375f), (vf)v);
+	r = fma_((vf)n, vset(2.12194440e-4f), r);
+	vf p = fma_(vset(1.0f / 720), r, vset(1.0f / 120));
+	p = fma_(p, r, vset(1.0f / 24));
+	p = fma_(p, r, vset(1.0f / 6));
+	p = fma_(p, r, vset(0.5f));
+	p = fma_(p, r, vset(1.0f));
+	p = fma_(p, r, vset(1.0f));
+	return (vf)_mm512_scalef_ps((__m512)p, n);
+#else
+	return vexp(x);
+#endif
 }
 
 // erf(x) with an absolute error below 2e-7: x P(x^2) up to 1, 1 - exp(-Q(x)) up to 4,
