@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"metacap/engine/internal/assemble"
+	"metacap/engine/internal/grammar"
 	"metacap/engine/internal/kvcache"
 	"metacap/engine/internal/parts"
 	"metacap/engine/internal/sample"
@@ -42,17 +43,19 @@ type Engine struct {
 	dirty    atomic.Bool   // a request was cancelled
 	lastID   atomic.Uint64
 	decode   chan struct{} // one token a running picture decoder
+	grammars grammar.Cache
 
 	// Owned by the loop.
-	sched   *sched.Scheduler
-	live    []*request
-	taken   []*request // last contents of inbox and calls
-	called  []func()
-	batch   *sched.Batch
-	rowItem []int32
-	sampler sample.Sampler
-	scratch []float32
-	nextDue int64 // earliest deadline of a live request, UnixNano; 0 = none
+	sched    *sched.Scheduler
+	live     []*request
+	taken    []*request // last contents of inbox and calls
+	called   []func()
+	batch    *sched.Batch
+	rowItem  []int32
+	sampler  sample.Sampler
+	scratch  []float32
+	maskBits []uint64
+	nextDue  int64 // earliest deadline of a live request, UnixNano; 0 = none
 }
 
 // Event is a piece of a streamed answer.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"metacap/engine/internal/grammar"
 	"metacap/engine/internal/parts"
 	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
@@ -51,11 +52,15 @@ type request struct {
 	text      strings.Builder
 	seen      []int32 // ids of prompt and answer, each once, for the repetition penalty
 	seenSet   map[int32]struct{}
-	next      []int32 // tokens chosen in this step
-	missed    bool    // a draft was wrong: later rows of this step mean nothing
-	closed    bool    // the answer has ended
-	stopped   bool    // by a stop string: held-back text is dropped
-	tops      []int32 // working memory
+	// Constrained answers: the position in the grammar.
+	constrained bool
+	state       grammar.State
+	next        []int32 // tokens chosen in this step
+	missed      bool    // a draft was wrong: later rows of this step mean nothing
+	closed      bool    // the answer has ended
+	stopped     bool    // by a stop string: held-back text is dropped
+	failure     error   // why the answer cannot go on
+	tops        []int32 // working memory
 
 	// score: wanted[k] are the ids whose log-probabilities after position scoreFrom+k are wanted.
 	scoreFrom int
@@ -111,12 +116,15 @@ func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
 	}
 	r.result.Seed = r.params.Seed
 	r.logProbs, r.top, r.ignoreEOS = o.LogProbs || o.TopLogProbs > 0, o.TopLogProbs, o.IgnoreEOS
-	if !o.DisableLoopGuard {
+	if err := e.constrain(r, o); err != nil {
+		return nil, err
+	}
+	if !o.DisableLoopGuard && !r.constrained {
 		r.guard = new(sample.Loop)
 	}
 	r.stops = sample.NewStops(o.Stop)
 	r.stream = e.parts.Text.NewStream()
-	r.seq.FullLogits = r.logProbs || !r.params.Plain()
+	r.seq.FullLogits = r.logProbs || r.constrained || !r.params.Plain()
 	if r.params.Penalty != 0 && r.params.Penalty != 1 {
 		r.seenSet = map[int32]struct{}{}
 		for _, id := range p.ids {
@@ -124,6 +132,29 @@ func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
 		}
 	}
 	return r, nil
+}
+
+// constrain prepares a request's grammar.
+func (e *Engine) constrain(r *request, o *Request) error {
+	g := o.Grammar
+	if len(g.Enum) == 0 && g.Regexp == "" && len(g.JSONSchema) == 0 {
+		return nil
+	}
+	if o.IgnoreEOS || len(o.Stop) > 0 {
+		return fmt.Errorf("Grammar excludes IgnoreEOS and Stop: %w", ErrInvalidRequest)
+	}
+	c, err := e.grammars.Compile(grammar.Spec{Enum: g.Enum, Regexp: g.Regexp, JSONSchema: g.JSONSchema}, func() (*grammar.Vocab, error) {
+		return grammar.NewVocab(e.info.Vocabulary, e.parts.Text.Bytes, e.eos)
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	}
+	r.constrained, r.state = true, c.Start()
+	if n := r.state.MinTokens(); n > r.maxTokens {
+		return fmt.Errorf("the shortest answer that Grammar allows may take %d tokens, there is room for %d: %w", n, r.maxTokens, ErrInvalidRequest)
+	}
+	r.state.Prepare()
+	return nil
 }
 
 // see notes that id occurs.

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"fmt"
+	"math"
 	"slices"
 
 	"metacap/engine/internal/sample"
@@ -22,7 +24,7 @@ func (e *Engine) Logits(lo, n int, logits []float32) error {
 			r.score(it, lo+i-it.Row, row)
 			continue
 		}
-		if r.closed || r.kind != generate {
+		if r.closed || r.missed || r.kind != generate {
 			continue
 		}
 		e.accept(r, it, lo+i-it.Row, e.choose(r, row), row)
@@ -43,10 +45,13 @@ func (e *Engine) ArgMax(lo int, ids []int32) error {
 
 // choose picks a token from a row of logits.
 func (e *Engine) choose(r *request, row []float32) int32 {
-	if len(r.seen) > 0 {
+	if len(r.seen) > 0 || r.constrained {
 		e.scratch = append(e.scratch[:0], row...)
 		row = e.scratch
 		sample.Penalise(row, r.params.Penalty, r.seen)
+	}
+	if r.constrained {
+		e.mask(r, row)
 	}
 	return e.sampler.Pick(row, r.params, len(r.result.Tokens))
 }
@@ -76,6 +81,8 @@ func (e *Engine) accept(r *request, it *sched.Item, j int, id int32, row []float
 		r.emit(t)
 	}
 	switch {
+	case r.follow(id):
+		r.close(FinishStop)
 	case stopped:
 		r.stopped = true
 		r.close(FinishStop)
@@ -139,4 +146,43 @@ func (r *request) emit(t Token) {
 	case r.ready <- struct{}{}:
 	default:
 	}
+}
+
+// mask sets the logits of ids that the grammar does not allow next to -Inf.
+func (e *Engine) mask(r *request, row []float32) {
+	if e.maskBits == nil {
+		e.maskBits = make([]uint64, e.grammars.Vocab().Words())
+	}
+	bits := e.maskBits
+	r.state.MaskWithin(bits, r.maxTokens-len(r.result.Tokens))
+	forbidden := float32(math.Inf(-1))
+	for w, allowed := range bits {
+		if allowed == math.MaxUint64 {
+			continue
+		}
+		lo := w * 64
+		for i := range row[lo:min(lo+64, len(row))] {
+			if allowed>>i&1 == 0 {
+				row[lo+i] = forbidden
+			}
+		}
+	}
+}
+
+// follow moves a constrained answer past id and reports whether nothing can come after it.
+func (r *request) follow(id int32) (done bool) {
+	if !r.constrained {
+		return false
+	}
+	next, ok := r.state.Advance(id)
+	if !ok { // possible only if no logit was a number
+		r.failure = fmt.Errorf("token %d was chosen against its grammar: the model's logits are not numbers", id)
+		return true
+	}
+	r.state = next
+	if next.Done() {
+		return true
+	}
+	next.Prepare() // beside the next step
+	return false
 }

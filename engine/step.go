@@ -145,7 +145,7 @@ func (e *Engine) commit(i int, start, now time.Time, vision time.Duration) {
 	e.sched.Commit(i, next)
 	switch {
 	case r.kind == generate && r.closed:
-		e.finish(r, r.result.Finish, nil)
+		e.finish(r, r.result.Finish, r.failure)
 	case r.kind != generate && it.Seq.Computed() == len(it.Seq.Tokens):
 		e.finish(r, FinishStop, nil)
 	}
@@ -255,4 +255,34 @@ func (e *Engine) observe(b *sched.Batch, took time.Duration) {
 		Duration: took, Sequences: len(b.Items), PrefillTokens: b.PrefillTokens, DecodeTokens: b.DecodeTokens, VerifyTokens: b.DraftTokens,
 		BlocksUsed: st.Used, BlocksCached: st.Cached, BlocksFree: st.Free, Waiting: e.sched.Waiting(),
 	})
+}
+
+// Stats are momentary figures and counters since Open.
+type Stats struct {
+	Running, Waiting                     int
+	BlocksUsed, BlocksCached, BlocksFree int
+	Evictions                            int64 // cached blocks given to new content
+	BlockCopies                          int64 // blocks copied on write
+	LookupTokens, HitTokens              int64 // prompt tokens looked up in the prefix cache, and found
+	TilesCached                          int
+	TileHits, TilesEncoded               int64
+}
+
+// Stats returns the engine's figures, taken between two steps; zero after Close.
+func (e *Engine) Stats() Stats {
+	got := make(chan Stats, 1)
+	e.do(func() {
+		k, t := e.sched.Pool().Stats(), e.sched.TileStats()
+		got <- Stats{
+			Running: e.sched.Running(), Waiting: e.sched.Waiting(),
+			BlocksUsed: k.Used, BlocksCached: k.Cached, BlocksFree: k.Free, Evictions: k.Evictions, BlockCopies: k.Copies,
+			LookupTokens: k.QueryTokens, HitTokens: k.HitTokens, TilesCached: t.Full, TileHits: t.Hits, TilesEncoded: t.Encoded,
+		}
+	})
+	select {
+	case s := <-got:
+		return s
+	case <-e.ended:
+		return Stats{}
+	}
 }

@@ -38,6 +38,20 @@ func (text) Encode(s string) []int32 {
 
 func (text) EOS() []int32 { return []int32{end} }
 
+var single = func() (b [256][1]byte) {
+	for i := range b {
+		b[i][0] = byte(i)
+	}
+	return b
+}()
+
+func (text) Bytes(id int32) []byte {
+	if id < 0 || id >= end {
+		return nil
+	}
+	return single[id][:]
+}
+
 func (text) Display(id int32) string {
 	if id < end {
 		return strings.ToValidUTF8(string([]byte{byte(id)}), "\uFFFD")

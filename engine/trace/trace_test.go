@@ -113,8 +113,8 @@ func testStages(t *testing.T, name, model, device string) {
 	defer m.Close()
 	worst := map[string]float64{}
 	for _, p := range g.Prompts {
-		if len(p.InputIDs) > 600 && testing.Short() {
-			continue
+		if device == "ref" && len(p.InputIDs) > 200 {
+			continue // it takes its time
 		}
 		out, err := m.Run(t.Context(), input(t, m, p))
 		require.NoError(t, err, p.ID)
@@ -179,6 +179,9 @@ func TestGreedy(t *testing.T) {
 					}
 				}
 				require.NotEmpty(t, in)
+				if device == "ref" {
+					in, forced, ps = in[:2], forced[:2], ps[:2]
+				}
 				n := 0
 				for _, ids := range forced {
 					n = max(n, len(ids))

@@ -80,3 +80,11 @@ func (t *Text) Display(id int32) string { return t.tok.Token(id) }
 
 // EOS are the ids that end an answer: those of the tokenizer and of generation_config.json.
 func (t *Text) EOS() []int32 { return t.eos }
+
+// Bytes are the bytes of an ordinary token, nothing for added ones.
+func (t *Text) Bytes(id int32) []byte {
+	if t.tok.IsAdded(id) {
+		return nil
+	}
+	return t.tok.Bytes(id)
+}

@@ -119,26 +119,14 @@ func (d *Decoder) attention(i int, s *Step) error {
 	if err := d.b.Linear(kernels.LinearArgs{Out: v.QKV, X: v.Normed, W: l.qkv, Bias: l.qkvBias}); err != nil {
 		return err
 	}
-	if l.qNorm.Buf != nil {
-		if err := d.rmsNorm(v.Q, v.Q, l.qNorm); err != nil {
-			return err
-		}
-		if err := d.rmsNorm(v.K, v.K, l.kNorm); err != nil {
-			return err
-		}
-	}
-	rope := kernels.RopeArgs{X: v.Q, Positions: s.Positions, InvFreq: d.inv, Factor: d.factor}
-	if err := d.b.Rope(rope); err != nil {
+	err := kernels.QKNormRopeStore(d.b, kernels.QKNormRopeStoreArgs{
+		QKV: v.QKV, QNorm: l.qNorm, KNorm: l.kNorm, Eps: d.Dims.Eps, RoundFirst: d.first,
+		Positions: s.Positions, InvFreq: d.inv, Factor: d.factor, KV: s.KV, Layer: i, Slots: s.Slots,
+	})
+	if err != nil {
 		return err
 	}
-	rope.X = v.K
-	if err := d.b.Rope(rope); err != nil {
-		return err
-	}
-	if err := d.b.KVStore(kernels.KVStoreArgs{KV: s.KV, Layer: i, K: v.K, V: v.V, Slots: s.Slots}); err != nil {
-		return err
-	}
-	err := d.b.PagedAttention(kernels.PagedAttentionArgs{
+	err = d.b.PagedAttention(kernels.PagedAttentionArgs{
 		Out: v.Attn, Q: v.Q, KV: s.KV, Layer: i, Starts: s.Starts, Lens: s.Lens, Tables: s.Tables,
 		Scale: d.scale, MaxRows: s.MaxRows, MaxLen: s.MaxLen,
 	})
@@ -153,10 +141,7 @@ func (d *Decoder) ffn(i int, v *DecoderViews) error {
 	if err := d.rmsNorm(v.Normed, v.Hidden, l.norm2); err != nil {
 		return err
 	}
-	if err := d.b.Linear(kernels.LinearArgs{Out: v.GateUp, X: v.Normed, W: l.gateUp}); err != nil {
-		return err
-	}
-	if err := d.b.SiLUMul(kernels.SiLUMulArgs{Out: v.Act, X: v.GateUp}); err != nil {
+	if err := kernels.SwiGLU(d.b, kernels.SwiGLUArgs{Out: v.Act, X: v.Normed, W: l.gateUp, Scratch: v.GateUp}); err != nil {
 		return err
 	}
 	return d.b.Linear(kernels.LinearArgs{Out: v.Hidden, X: v.Act, W: l.down, Residual: v.Hidden})

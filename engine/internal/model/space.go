@@ -49,7 +49,7 @@ type DecoderViews struct {
 	Hidden   kernels.Tensor // [T,C]
 	Normed   kernels.Tensor // [T,C]
 	QKV      kernels.Tensor // [T,(Hq+2Hkv)*D]
-	Q, K, V  kernels.Tensor // [T,H,D] views of QKV
+	Q        kernels.Tensor // [T,Hq,D] view of QKV
 	Attn     kernels.Tensor // [T,Hq,D]
 	AttnFlat kernels.Tensor // [T,Hq*D] the same memory
 	GateUp   kernels.Tensor // [T,2F]
@@ -141,9 +141,7 @@ func (s *DecoderSpace) Tokens(n int) *DecoderViews {
 	}
 	q, k := d.Heads*d.HeadDim, d.KVHeads*d.HeadDim
 	v.Q = v.QKV.Cols(0, q).Reshape(n, d.Heads, d.HeadDim)
-	v.K = v.QKV.Cols(q, q+k).Reshape(n, d.KVHeads, d.HeadDim)
-	v.V = v.QKV.Cols(q+k, q+2*k).Reshape(n, d.KVHeads, d.HeadDim)
-	v.Q.Stride, v.K.Stride, v.V.Stride = q+2*k, q+2*k, q+2*k // also for a single row
+	v.Q.Stride = q + 2*k // also for a single row
 	v.AttnFlat = v.Attn.Reshape(n, q)
 	s.byTok[n] = v
 	return v

@@ -47,6 +47,9 @@ type Text interface {
 	Display(id int32) string
 	// EOS are the ids that end an answer.
 	EOS() []int32
+	// Bytes are the bytes of an ordinary token, nothing for special and unused
+	// ones. They must not be changed.
+	Bytes(id int32) []byte
 }
 
 // Prefix is an open conversation. Prompt().IDs followed by Continue(s) are the

@@ -3,6 +3,7 @@ package sched
 import (
 	"container/heap"
 	"fmt"
+	"math"
 	"slices"
 
 	"metacap/engine/internal/kvcache"
@@ -148,6 +149,7 @@ func (s *Scheduler) Schedule() *Batch {
 	s.plan(true)
 	s.plan(false)
 	s.admit()
+	s.group()
 	b.build(s.pool, s.cfg.TileTokens, s.tiles)
 	s.planned = !b.Empty()
 	return b
@@ -160,6 +162,29 @@ func (s *Scheduler) Finish() {
 	}
 	s.pool.Settle()
 	s.planned = false
+}
+
+// group puts decoding sequences with a common first block side by side: attention
+// may then read the blocks they share once.
+func (s *Scheduler) group() {
+	items := s.batch.Items
+	slices.SortStableFunc(items, func(a, b Item) int {
+		if x, y := groupOf(&a), groupOf(&b); x != y {
+			return x - y
+		}
+		return 0
+	})
+	for i := range items {
+		items[i].Seq.item = i
+	}
+}
+
+// groupOf orders items: decodes by their first block, then everything else.
+func groupOf(it *Item) int {
+	if it.Tokens-it.Draft > 1 {
+		return math.MaxInt
+	}
+	return int(it.Seq.table.Blocks()[0])
 }
 
 // plan takes running sequences into the step: those that lack one token, or the others.

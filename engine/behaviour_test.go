@@ -1,0 +1,387 @@
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"metacap/engine"
+	"metacap/engine/fake"
+)
+
+func openFake(t testing.TB, o fake.Options) *engine.Engine {
+	o.Engine.Verify = true
+	e, err := fake.Open(o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	return e
+}
+
+func userText(text string) []engine.Message {
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: text}}}}
+}
+
+func userImage(name, text string) []engine.Message {
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &engine.Image{Data: []byte(name)}}, {Text: text}}}}
+}
+
+func TestAnswers(t *testing.T) {
+	answer := "Zwölf Äpfel. The end and more"
+	e := openFake(t, fake.Options{Answer: func(p fake.Prompt) string {
+		if strings.Contains(p.Text, "loop") {
+			return strings.Repeat("again and ", 100)
+		}
+		return answer
+	}})
+	ask := func(r engine.Request) *engine.Result {
+		if r.Messages == nil {
+			r.Messages = userText("hello")
+		}
+		res, err := e.Generate(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, len(res.Tokens), res.Usage.OutputTokens)
+		return res
+	}
+	t.Run("whole", func(t *testing.T) {
+		r := ask(engine.Request{})
+		require.Equal(t, answer, r.Text)
+		require.Equal(t, engine.FinishStop, r.Finish)
+	})
+	t.Run("length", func(t *testing.T) {
+		r := ask(engine.Request{MaxTokens: 3})
+		require.Equal(t, "Zw\uFFFD", r.Text) // ends inside a character
+		require.Equal(t, engine.FinishLength, r.Finish)
+	})
+	t.Run("stop string across tokens", func(t *testing.T) {
+		r := ask(engine.Request{Stop: []string{"nothing", " The end"}})
+		require.Equal(t, "Zwölf Äpfel.", r.Text)
+		require.Equal(t, engine.FinishStop, r.Finish)
+	})
+	t.Run("loop", func(t *testing.T) {
+		r := ask(engine.Request{Messages: userText("loop")})
+		require.Equal(t, engine.FinishLoop, r.Finish)
+		require.GreaterOrEqual(t, r.Repeated, 80)
+		require.Less(t, len(r.Tokens), 200)
+		r = ask(engine.Request{Messages: userText("loop"), DisableLoopGuard: true})
+		require.Equal(t, engine.FinishStop, r.Finish)
+	})
+	t.Run("stream equals generate", func(t *testing.T) {
+		var text strings.Builder
+		tokens := 0
+		for ev, err := range e.Stream(t.Context(), engine.Request{Messages: userText("hello")}) {
+			require.NoError(t, err)
+			text.WriteString(ev.Text)
+			if ev.Token != nil {
+				tokens++
+			}
+			if ev.Result != nil {
+				require.Equal(t, ev.Result.Text, text.String())
+				require.Equal(t, len(ev.Result.Tokens), tokens)
+			}
+		}
+		require.Equal(t, answer, text.String())
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	e := openFake(t, fake.Options{Engine: engine.Config{ContextTokens: 64}})
+	text := openFake(t, fake.Options{TextOnly: true})
+	for _, c := range []struct {
+		name string
+		e    *engine.Engine
+		r    engine.Request
+		want error
+	}{
+		{"no messages", e, engine.Request{}, engine.ErrInvalidRequest},
+		{"temperature", e, engine.Request{Messages: userText("a"), Sampling: engine.Sampling{Temperature: math.NaN()}}, engine.ErrInvalidRequest},
+		{"top p", e, engine.Request{Messages: userText("a"), Sampling: engine.Sampling{TopP: 1.5}}, engine.ErrInvalidRequest},
+		{"long prompt", e, engine.Request{Messages: userText(strings.Repeat("a", 64))}, engine.ErrContextTooLong},
+		{"long answer", e, engine.Request{Messages: userText("a"), MaxTokens: 64}, engine.ErrContextTooLong},
+		{"broken picture", e, engine.Request{Messages: userImage("broken", "a")}, engine.ErrImageDecode},
+		{"missing picture", e, engine.Request{Messages: []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &engine.Image{Path: "/no/such.png"}}}}}}, engine.ErrImageDecode},
+		{"empty picture", e, engine.Request{Messages: []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &engine.Image{}}}}}}, engine.ErrInvalidRequest},
+		{"role", e, engine.Request{Messages: []engine.Message{{Role: "tool"}}}, engine.ErrInvalidRequest},
+		{"picture for a text model", text, engine.Request{Messages: userImage("x", "a")}, engine.ErrNoVision},
+		{"bad grammar", e, engine.Request{Messages: userText("a"), Grammar: engine.Grammar{Regexp: "("}}, engine.ErrInvalidRequest},
+		{"grammar without room", e, engine.Request{Messages: userText("a"), MaxTokens: 2, Grammar: engine.Grammar{Enum: []string{"long"}}}, engine.ErrInvalidRequest},
+		{"past deadline", e, engine.Request{Messages: userText("a"), Deadline: time.Now().Add(-time.Second)}, engine.ErrDeadline},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := c.e.Generate(t.Context(), c.r)
+			require.ErrorIs(t, err, c.want)
+			var im *engine.ImageError
+			require.Equal(t, errors.Is(c.want, engine.ErrImageDecode) || c.name == "empty picture", errors.As(err, &im))
+		})
+	}
+	t.Run("closed", func(t *testing.T) {
+		c, err := fake.Open(fake.Options{})
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.NoError(t, c.Close())
+		_, err = c.Generate(t.Context(), engine.Request{Messages: userText("a")})
+		require.ErrorIs(t, err, engine.ErrClosed)
+		require.Zero(t, c.Stats())
+	})
+	t.Run("device error", func(t *testing.T) {
+		f := openFake(t, fake.Options{FailStep: 3})
+		_, err := f.Generate(t.Context(), engine.Request{Messages: userText("a"), IgnoreEOS: true, MaxTokens: 20})
+		require.ErrorIs(t, err, fake.ErrStep)
+		_, err = f.Generate(t.Context(), engine.Request{Messages: userText("a")})
+		require.ErrorIs(t, err, fake.ErrStep)
+	})
+	t.Run("overload", func(t *testing.T) {
+		f := openFake(t, fake.Options{StepTime: time.Millisecond, Engine: engine.Config{MaxSequences: 1, MaxWaiting: 1}})
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		refused := 0
+		for range 8 {
+			wg.Go(func() {
+				_, err := f.Generate(t.Context(), engine.Request{Messages: userText("a"), IgnoreEOS: true, MaxTokens: 30})
+				mu.Lock()
+				defer mu.Unlock()
+				if errors.Is(err, engine.ErrOverloaded) {
+					refused++
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		require.Positive(t, refused)
+		require.Less(t, refused, 8)
+	})
+}
+
+// TestScore checks scores against the log-probabilities of a generation.
+func TestScore(t *testing.T) {
+	e := openFake(t, fake.Options{})
+	s, err := e.NewSession(t.Context(), userImage("one", "Here is a picture. "), engine.SessionOptions{})
+	require.NoError(t, err)
+	defer s.Close()
+	res, err := s.Generate(t.Context(), "Say something", engine.Request{MaxTokens: 20, IgnoreEOS: true, LogProbs: true, Grammar: engine.Grammar{}})
+	require.NoError(t, err)
+	text := res.Text
+	for i, tok := range res.Tokens { // compare up to the first byte that is no character by itself
+		if tok.Text == "" || tok.Text == "\uFFFD" || tok.ID > 127 {
+			text = res.Text[:i]
+			break
+		}
+	}
+	require.NotEmpty(t, text)
+	scored, err := s.ScoreText(t.Context(), "Say something", text)
+	require.NoError(t, err)
+	sum := 0.0
+	for i, tok := range scored {
+		require.Equal(t, res.Tokens[i].LogProb, tok.LogProb, "token %d", i)
+		sum += tok.LogProb
+	}
+	labels := []string{text, "no", "x", text[:1]}
+	lp, err := s.ScoreLabels(t.Context(), "Say something", "", labels)
+	require.NoError(t, err)
+	require.InDelta(t, sum, lp[0], 1e-9)
+	require.Equal(t, scored[0].LogProb, lp[3])
+	many, err := s.ScoreLabelsBatch(t.Context(), []engine.LabelQuery{
+		{Instruction: "Say something", Labels: labels},
+		{Instruction: "Other", AnswerPrefix: "It is ", Labels: []string{"a", "b"}},
+	})
+	require.NoError(t, err)
+	require.Equal(t, lp, many[0])
+	require.Len(t, many[1], 2)
+	_, err = s.ScoreLabels(t.Context(), "x", "", []string{""})
+	require.ErrorIs(t, err, engine.ErrInvalidRequest)
+}
+
+func TestLabelsFollowTheAnswer(t *testing.T) {
+	e := openFake(t, fake.Options{Answer: func(p fake.Prompt) string {
+		if p.Images[0] == "cat.jpg" {
+			return "B"
+		}
+		return "natural"
+	}})
+	for _, name := range []string{"cat.jpg", "dog.jpg"} {
+		s, err := e.NewSession(t.Context(), userImage(name, ""), engine.SessionOptions{})
+		require.NoError(t, err)
+		lp, err := s.ScoreLabels(t.Context(), "Which?", "", []string{"A", "B", "natural", "nothing"})
+		require.NoError(t, err)
+		best := 0
+		for i := range lp {
+			if lp[i] > lp[best] {
+				best = i
+			}
+		}
+		require.Equal(t, map[string]int{"cat.jpg": 1, "dog.jpg": 2}[name], best, "%v", lp)
+		require.NoError(t, s.Close())
+	}
+}
+
+// TestSharing counts what forks of one picture cost.
+func TestSharing(t *testing.T) {
+	e := openFake(t, fake.Options{})
+	s, err := e.NewSession(t.Context(), userImage("one", "A picture. "), engine.SessionOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 3, s.Usage().TilesEncoded)
+	const calls = 7
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	cached, tiles := 0, 0
+	for i := range calls {
+		wg.Go(func() {
+			r, err := s.Generate(t.Context(), fmt.Sprintf("agent %d", i), engine.Request{MaxTokens: 20})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			cached += r.Usage.CachedTokens
+			tiles += r.Usage.TilesEncoded
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	require.Equal(t, calls*s.PrefixTokens(), cached)
+	require.Zero(t, tiles)
+	require.NoError(t, s.Close())
+	_, err = s.Generate(t.Context(), "late", engine.Request{})
+	require.ErrorIs(t, err, engine.ErrClosed)
+	require.Zero(t, e.Stats().BlocksUsed)
+}
+
+// TestConstrained generates JSON from noise: every answer must parse.
+func TestConstrained(t *testing.T) {
+	e := openFake(t, fake.Options{})
+	schema := []byte(`{"type":"object","properties":{"name":{"type":"string","maxLength":12},"n":{"type":"integer"},"tags":{"type":"array","items":{"enum":["a","bc"]},"maxItems":3}},"required":["name","n"]}`)
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			r, err := e.Generate(t.Context(), engine.Request{
+				Messages: userText(fmt.Sprint("object ", i)), MaxTokens: 60 + i%40, Grammar: engine.Grammar{JSONSchema: schema},
+				Sampling: engine.Sampling{Temperature: float64(i%3) * 0.7, Seed: uint64(i + 1)},
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var v struct {
+				Name *string
+				N    *int64
+				Tags []string
+			}
+			if err := json.Unmarshal([]byte(r.Text), &v); err != nil || v.Name == nil || v.N == nil {
+				t.Errorf("%q does not parse: %v", r.Text, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestStorm cancels, abandons and times out at random: nothing may leak.
+func TestStorm(t *testing.T) {
+	e := openFake(t, fake.Options{StepTime: 50 * time.Microsecond, Engine: engine.Config{KVBlocks: 60, ContextTokens: 256, MaxSequences: 5, StepTokens: 24}})
+	rng := rand.New(rand.NewPCG(3, 4))
+	var wg sync.WaitGroup
+	for i := range 400 {
+		how, after := rng.IntN(5), time.Duration(rng.IntN(20000))*time.Microsecond
+		wg.Go(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r := engine.Request{Messages: userImage(fmt.Sprint("picture ", i%5), "describe"), IgnoreEOS: true, MaxTokens: 100, DisableLoopGuard: true}
+			switch how {
+			case 0:
+				time.AfterFunc(after, cancel)
+			case 1:
+				r.Deadline = time.Now().Add(after)
+			case 2: // stops reading
+				n := 0
+				for _, err := range e.Stream(ctx, r) {
+					if n++; n > 5 || err != nil {
+						return
+					}
+				}
+				return
+			case 3:
+				s, err := e.NewSession(ctx, userImage(fmt.Sprint("picture ", i%5), ""), engine.SessionOptions{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.AfterFunc(after, cancel)
+				s.Generate(ctx, "instruction", engine.Request{MaxTokens: 50, IgnoreEOS: true})
+				s.Close()
+				return
+			}
+			_, err := e.Generate(ctx, r)
+			if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, engine.ErrDeadline) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Eventually(t, func() bool {
+		s := e.Stats()
+		return s.BlocksUsed == 0 && s.Running == 0 && s.Waiting == 0
+	}, 5*time.Second, time.Millisecond, "%+v", e.Stats())
+}
+
+// TestCloseInFlight closes an engine that is busy.
+func TestCloseInFlight(t *testing.T) {
+	e, err := fake.Open(fake.Options{StepTime: 5 * time.Millisecond})
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			_, err := e.Generate(t.Context(), engine.Request{Messages: userText("x"), IgnoreEOS: true, MaxTokens: 1000, DisableLoopGuard: true})
+			if !errors.Is(err, engine.ErrClosed) {
+				t.Errorf("got %v, want ErrClosed", err)
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, e.Close())
+	require.Less(t, time.Since(start), 500*time.Millisecond)
+	wg.Wait()
+}
+
+// TestNoCrossTalk asks the same text about two pictures, many times at once.
+func TestNoCrossTalk(t *testing.T) {
+	e := openFake(t, fake.Options{Engine: engine.Config{Verify: false, MaxSequences: 16, MaxWaiting: 20000, KVBlocks: 200, ContextTokens: 64}})
+	ask := func(name string) string {
+		r, err := e.Generate(t.Context(), engine.Request{Messages: userImage(name, "What is it?"), MaxTokens: 6, IgnoreEOS: true})
+		if err != nil {
+			return err.Error()
+		}
+		return r.Text
+	}
+	want := map[string]string{}
+	for _, n := range []string{"left", "right"} {
+		want[n] = ask(n)
+	}
+	require.NotEqual(t, want["left"], want["right"])
+	work := make(chan string)
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for n := range work {
+				if got := ask(n); got != want[n] {
+					t.Errorf("%s: got %q, want %q", n, got, want[n])
+				}
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 10000 {
+		work <- []string{"left", "right"}[rng.IntN(2)]
+	}
+	close(work)
+	wg.Wait()
+	require.Positive(t, e.Stats().HitTokens)
+}
