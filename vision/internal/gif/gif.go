@@ -202,6 +202,10 @@ func (r *Reader) Next() (anim.Patch, error) {
 			}
 			continue
 		}
+		// The canvas has been checked against the limits; a frame may not get round them.
+		if area := f.rect.Dx() * f.rect.Dy(); area > 4*r.info.Width*r.info.Height+1<<16 {
+			return anim.Patch{}, fmt.Errorf("frame %d: rectangle %v on a canvas of %d×%d", r.count, f.rect, r.info.Width, r.info.Height)
+		}
 		if f.palette == nil {
 			return anim.Patch{}, errors.New("no colour table")
 		}

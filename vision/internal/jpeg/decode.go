@@ -61,6 +61,9 @@ func (d *Decoder) decodeOnePass(dst []uint8, s scan) error {
 		}
 		out.mcuRow(y, false)
 	}
+	if d.p.pos >= len(d.p.data) {
+		return errNoEnd // as the reference: such a file was cut
+	}
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 // ErrUnsupported occurs for a valid JPEG of a kind that is not implemented.
 var ErrUnsupported = errors.New("unsupported kind of JPEG")
 
+var errNoEnd = errors.New("truncated: no end marker")
+
 // Markers of T.81, table B.1.
 const (
 	mSOF0 = 0xc0 // baseline
@@ -97,14 +99,14 @@ func (p *parser) segment() (marker byte, body []byte, err error) {
 	for {
 		i := bytes.IndexByte(p.data[p.pos:], 0xff)
 		if i < 0 {
-			return 0, nil, errors.New("truncated: no end marker")
+			return 0, nil, errNoEnd
 		}
 		p.pos += i
 		for p.pos < len(p.data) && p.data[p.pos] == 0xff {
 			p.pos++
 		}
 		if p.pos == len(p.data) {
-			return 0, nil, errors.New("truncated: no end marker")
+			return 0, nil, errNoEnd
 		}
 		marker = p.data[p.pos]
 		p.pos++
@@ -268,6 +270,9 @@ func (p *parser) frame(marker byte, b []byte) error {
 			if p.comps[j].id == c.id {
 				return fmt.Errorf("component %d twice", c.id)
 			}
+		}
+		if n == 1 {
+			c.h, c.v = 1, 1 // a single component is stored block by block (T.81 A.2.2)
 		}
 		p.hMax, p.vMax = max(p.hMax, c.h), max(p.vMax, c.v)
 	}
