@@ -37,8 +37,7 @@ var codecs = map[string]codec{
 // tiffRoom allows 1 bit a pixel at the ratio of LZW, the highest of the compressions,
 // except for the fax codes, which can spend one bit on a row.
 func tiffRoom(data []byte, pixels int64) bool {
-	const compression = 259
-	if c, ok := tiffTag(data, compression); ok && c >= 2 && c <= 4 {
+	if tiffFax(data) {
 		return pixels/8 <= 1<<16*int64(len(data))
 	}
 	return pixels/8 <= 4096*int64(len(data))
@@ -68,12 +67,34 @@ func decodeStill(format string, data []byte, opts Options, limits Limits) (*Pict
 		return nil, corrupt(format, "decoder gave %v for a header of %d×%d", img.Bounds(), cfg.Width, cfg.Height)
 	}
 	p := &Picture{Width: cfg.Width, Height: cfg.Height, Format: format, Frames: 1}
-	if format == FormatPNG {
+	switch format {
+	case FormatPNG:
 		p.Frames = apng.Frames(data)
+	case FormatTIFF:
+		fixFax(data, img)
 	}
 	p.Pix = make([]uint8, 3*p.Width*p.Height)
 	p.paint(img, opts.Exact)
 	return p, nil
+}
+
+// fixFax inverts a fax-coded picture in which black is zero: the decoder reads all of
+// them as if white were zero.
+func fixFax(data []byte, img image.Image) {
+	const photometric, blackIsZero = 262, 1
+	v, _ := tiffTag(data, photometric)
+	if g, ok := img.(*image.Gray); ok && tiffFax(data) && v == blackIsZero {
+		for i := range g.Pix {
+			g.Pix[i] = ^g.Pix[i]
+		}
+	}
+}
+
+// tiffFax reports whether the picture is compressed with one of the fax codes.
+func tiffFax(data []byte) bool {
+	const compression = 259
+	c, ok := tiffTag(data, compression)
+	return ok && c >= 2 && c <= 4
 }
 
 // stillError sorts an error of the standard decoders into corrupt and unsupported.

@@ -10,7 +10,8 @@ import (
 // Options say how to decode. The zero value is the default recipe with default limits.
 type Options struct {
 	// Exact selects the reference recipe, Pillow's convert("RGB"): EXIF orientation
-	// is ignored and transparency is dropped, not composited.
+	// is ignored (but applied in TIFF files, as Pillow does) and transparency is dropped,
+	// not composited.
 	Exact bool
 	// Limits bound hostile files; zero fields are defaults.
 	Limits Limits
@@ -111,7 +112,7 @@ func (p *Picture) finish(opts Options) {
 	if text, ok := extensionNote(opts.Name, p.Format); ok {
 		p.note(text)
 	}
-	if p.Orientation > 1 && opts.Exact {
+	if p.Orientation > 1 && opts.Exact && p.Format != FormatTIFF { // Pillow turns TIFF files when it loads them
 		p.note(fmt.Sprintf("EXIF orientation %d ignored", p.Orientation))
 	} else if p.Orientation > 1 {
 		p.orient(p.Orientation)

@@ -116,7 +116,7 @@ func (p *Pool) need(data []byte, opts Options, r Recipe) (int64, error) {
 		perPixel = 3 + 1
 	}
 	w, h := info.Upright()
-	if opts.Exact {
+	if opts.Exact && info.Format != FormatTIFF {
 		w, h = info.Width, info.Height
 	}
 	_, _, tiles, err := r.Plan(w, h)
