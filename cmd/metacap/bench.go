@@ -28,6 +28,8 @@ type benchCmd struct {
 	Output        string `short:"o" default:"md" enum:"md,csv,json" help:"md, csv, or json (one object a line)."`
 
 	engineFlags
+
+	stored string // type of most weights, in lower case
 }
 
 func (*benchCmd) examples() string {
@@ -48,7 +50,8 @@ they are). Rates are means ± standard deviations of the repetitions.
 type benchRecord struct {
 	Model      string    `json:"model"`
 	Weights    int64     `json:"weight_bytes"`
-	DType      string    `json:"dtype"`
+	DType      string    `json:"dtype"`       // of the stored weights
+	Compute    string    `json:"activations"` // type computed in
 	Backend    string    `json:"backend"`
 	Device     string    `json:"device"`
 	Test       string    `json:"test"`
@@ -138,15 +141,32 @@ func (c *benchCmd) openBench(ctx context.Context, a *app, m *bench.Meter) (*engi
 		if err != nil {
 			return nil, err
 		}
+		c.stored = "bf16"
 		return engine.OpenFS(ctx, files, "random "+c.RandomWeights, cfg)
 	}
+	ck, err := openHeaders(&c.engineFlags)
+	if err != nil {
+		return nil, err
+	}
+	c.stored = mainType(ck.Summary().DTypes)
+	if err := ck.Close(); err != nil {
+		return nil, err
+	}
 	if c.embedded() {
-		if !demo.Included() {
-			return nil, errors.New("this binary carries no model: give one with -m DIR, or --random-weights SHAPE")
-		}
 		return engine.OpenFS(ctx, demo.FS(), demo.Name, cfg)
 	}
 	return engine.Open(ctx, c.Model, cfg)
+}
+
+// mainType is the element type that takes most bytes.
+func mainType(bytes map[string]int64) string {
+	best := ""
+	for name, n := range bytes {
+		if n > bytes[best] {
+			best = name
+		}
+	}
+	return strings.ToLower(best)
 }
 
 // defaultTests is a set that fits the model's context and encoder.
@@ -179,7 +199,7 @@ func (c *benchCmd) base(info engine.Info) benchRecord {
 		name = "random " + c.RandomWeights
 	}
 	return benchRecord{
-		Model: name, Weights: info.WeightBytes, DType: info.DType, Backend: info.Backend, Device: info.Device,
+		Model: name, Weights: info.WeightBytes, DType: c.stored, Compute: info.DType, Backend: info.Backend, Device: info.Device,
 		Version: b.Version, Commit: b.Commit, Time: time.Now().UTC().Format(time.RFC3339),
 	}
 }
@@ -246,7 +266,7 @@ func newBenchWriter(w io.Writer, format string) *benchWriter {
 		fmt.Fprintln(b.tab, "|---\t|---\t|---\t|---\t|---\t|---\t|")
 	case "csv":
 		b.csv = csv.NewWriter(w)
-		b.csv.Write([]string{"model", "weight_bytes", "dtype", "backend", "device", "test", "unit", "mean", "deviation", "median", "version", "commit", "time"})
+		b.csv.Write([]string{"model", "weight_bytes", "dtype", "activations", "backend", "device", "test", "unit", "mean", "deviation", "median", "version", "commit", "time"})
 	}
 	return b
 }
@@ -258,7 +278,7 @@ func (b *benchWriter) row(r benchRecord) error {
 		return nil
 	case "csv":
 		float := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-		b.csv.Write([]string{r.Model, strconv.FormatInt(r.Weights, 10), r.DType, r.Backend, r.Device, r.Test, r.Unit, float(r.Mean), float(r.Deviation), float(r.Median), r.Version, r.Commit, r.Time})
+		b.csv.Write([]string{r.Model, strconv.FormatInt(r.Weights, 10), r.DType, r.Compute, r.Backend, r.Device, r.Test, r.Unit, float(r.Mean), float(r.Deviation), float(r.Median), r.Version, r.Commit, r.Time})
 		b.csv.Flush()
 		return b.csv.Error()
 	}

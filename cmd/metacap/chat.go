@@ -132,7 +132,11 @@ func (t *chat) loop(ctx context.Context) error {
 		case strings.HasPrefix(line, "/"):
 			t.command(line)
 		default:
-			if err := t.ask(ctx, line); err != nil && !errors.Is(err, context.Canceled) {
+			switch err := t.ask(ctx, line); {
+			case ctx.Err() != nil || err == nil:
+			case errors.Is(err, context.Canceled):
+				fmt.Fprintln(w, t.app.style(w).dim("(stopped; the question is forgotten)"))
+			default:
 				fmt.Fprintf(t.app.stderr, "metacap: %v\n", err)
 			}
 		}
@@ -170,8 +174,8 @@ func (t *chat) command(line string) {
 		t.reset()
 		fmt.Fprintln(w, "The conversation starts anew.")
 	case "/image":
-		if _, err := os.Stat(rest); err != nil {
-			fmt.Fprintf(t.app.stderr, "metacap: %v\n", err)
+		if st, err := os.Stat(rest); err != nil || st.IsDir() {
+			fmt.Fprintf(t.app.stderr, "metacap: /image %s: no such file\n", rest)
 			return
 		}
 		t.pending = append(t.pending, engine.Part{Image: &engine.Image{Path: rest, MaxTiles: t.cmd.MaxTiles}})
@@ -219,8 +223,11 @@ func (t *chat) ask(ctx context.Context, question string) error {
 	if !t.cmd.JSON {
 		fmt.Fprintln(t.app.stdout)
 	}
+	if errors.Is(failure, context.Canceled) {
+		return failure
+	}
 	if failure != nil {
-		if t.cmd.JSON && ctx.Err() == nil {
+		if t.cmd.JSON {
 			if err := writeJSON(t.app.stdout, t.record(question, nil, failure)); err != nil {
 				return err
 			}

@@ -126,33 +126,38 @@ func (c *modelInfoCmd) Run(a *app) error {
 	return err
 }
 
-// openCheckpoint opens the headers of a model and its tokenizer.
-func openCheckpoint(f *engineFlags) (*loader.Checkpoint, *tokenizer.Tokenizer, error, error) {
-	if !f.embedded() {
+// headers are a model's configuration, mapped weights and tokenizer.
+type headers struct {
+	*loader.Checkpoint
+	tokenizer *tokenizer.Tokenizer
+	problem   error // why there is no tokenizer
+}
+
+// openHeaders opens a model without placing it on a device.
+func openHeaders(f *engineFlags) (*headers, error) {
+	h := &headers{}
+	var err error
+	switch {
+	case !f.embedded():
 		if _, err := os.Stat(f.Model); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, nil, fmt.Errorf("%s: no such directory", f.Model)
+			return nil, fmt.Errorf("%s: no such directory", f.Model)
 		}
-		ck, err := loader.Open(f.Model)
-		if err != nil {
-			return nil, nil, nil, err
+		if h.Checkpoint, err = loader.Open(f.Model); err == nil {
+			h.tokenizer, h.problem = tokenizer.Open(f.Model)
 		}
-		tok, tokErr := tokenizer.Open(f.Model)
-		return ck, tok, tokErr, nil
+	case !demo.Included():
+		err = errNoModel
+	default:
+		if h.Checkpoint, err = loader.OpenFS(demo.FS(), "."); err == nil {
+			h.tokenizer, h.problem = tokenizer.OpenFS(demo.FS())
+		}
 	}
-	if !demo.Included() {
-		return nil, nil, nil, errors.New("this binary carries no model (built with -tags nodemo)")
-	}
-	ck, err := loader.OpenFS(demo.FS(), ".")
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	tok, tokErr := tokenizer.OpenFS(demo.FS())
-	return ck, tok, tokErr, nil
+	return h, err
 }
 
 // inspect reads what model info prints.
 func inspect(f *engineFlags) (*modelRecord, error) {
-	ck, tok, tokErr, err := openCheckpoint(f)
+	ck, err := openHeaders(f)
 	if err != nil {
 		return nil, err
 	}
@@ -180,12 +185,12 @@ func inspect(f *engineFlags) (*modelRecord, error) {
 	if p := s.Problems; p != nil {
 		r.Problems = strings.Split(p.Error(), "\n")
 	}
-	if tokErr != nil {
-		r.Problems = append(r.Problems, tokErr.Error())
+	if ck.problem != nil {
+		r.Problems = append(r.Problems, ck.problem.Error())
 	} else {
-		r.Template = tok.Template() != ""
-		for _, id := range tok.EOS() {
-			r.EndTokens = append(r.EndTokens, tok.Token(id))
+		r.Template = ck.tokenizer.Template() != ""
+		for _, id := range ck.tokenizer.EOS() {
+			r.EndTokens = append(r.EndTokens, ck.tokenizer.Token(id))
 		}
 	}
 	if f.embedded() {

@@ -17,6 +17,8 @@ import (
 
 const deviceHelp = "auto, cpu, cuda, cuda:N or ref (slow, exact)."
 
+var errNoModel = errors.New("this binary carries no model (built with -tags nodemo): give one with -m DIR")
+
 // bytesize is a size like 800MB, 20GiB or 123456.
 type bytesize int64
 
@@ -96,7 +98,7 @@ func (f *engineFlags) open(ctx context.Context, a *app, said bool) (*engine.Engi
 		return f.openDir(ctx, a)
 	}
 	if !demo.Included() {
-		return nil, errors.New("this binary carries no model (built with -tags nodemo): give one with -m DIR")
+		return nil, errNoModel
 	}
 	if f.Model == "" && !said && !a.quiet {
 		fmt.Fprintf(a.stderr, "metacap: %s\n", demo.Notice)

@@ -117,19 +117,16 @@ func writeJSON(w io.Writer, v any) error {
 func summary(res *engine.Result) string {
 	u := res.Usage
 	var b strings.Builder
-	for _, im := range res.Images {
-		fmt.Fprintf(&b, "%s %d×%d, %s", im.Format, im.Width, im.Height, plural(im.Tiles, "tile"))
-		if im.Cols*im.Rows > 1 {
-			fmt.Fprintf(&b, " (%d×%d", im.Cols, im.Rows)
-			if im.Tiles > im.Cols*im.Rows {
-				b.WriteString(" and the whole")
-			}
-			b.WriteString(")")
+	for i := 0; i < len(res.Images); {
+		same := 1 // equal pictures in a row, as the frames of a video are
+		for i+same < len(res.Images) && describe(res.Images[i+same]) == describe(res.Images[i]) {
+			same++
 		}
-		for _, n := range im.Notes {
-			b.WriteString(", " + n)
+		if same > 1 {
+			fmt.Fprintf(&b, "%d times ", same)
 		}
-		b.WriteString("; ")
+		b.WriteString(describe(res.Images[i]) + "; ")
+		i += same
 	}
 	fmt.Fprintf(&b, "%s in", plural(u.PromptTokens, "token"))
 	if u.ImageTokens > 0 {
@@ -147,6 +144,20 @@ func summary(res *engine.Result) string {
 		fmt.Fprintf(&b, ", ended by %s", res.Finish)
 	}
 	return b.String()
+}
+
+// describe says what was done to a picture.
+func describe(im engine.ImageReport) string {
+	s := fmt.Sprintf("%s %d×%d, %s", im.Format, im.Width, im.Height, plural(im.Tiles, "tile"))
+	if im.Tiles > im.Cols*im.Rows {
+		s += fmt.Sprintf(" (%d×%d and the whole)", im.Cols, im.Rows)
+	} else if im.Tiles > 1 {
+		s += fmt.Sprintf(" (%d×%d)", im.Cols, im.Rows)
+	}
+	for _, n := range im.Notes {
+		s += ", " + n
+	}
+	return s
 }
 
 // plain is an error's text for a user who gave the name: it leads, once.
