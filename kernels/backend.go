@@ -78,6 +78,9 @@ type LinearSource struct {
 	K         int
 	Parts     []MatrixPart
 	Precision Precision
+	// Gated says that the two parts are gate and up of a SwiGLU and that the layer
+	// is used through SwiGLU; a backend may lay them out for it. Linear stays valid.
+	Gated bool
 }
 
 // MatrixPart is a dense row-major matrix [N,K] as stored: Data has N*K*DType.Size() bytes.
