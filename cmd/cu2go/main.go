@@ -191,6 +191,11 @@ func (b *builder) one(f sourceFile, arch string) (artifact, error) {
 	if err != nil {
 		return a, err
 	}
+	for _, line := range strings.Split(log, "\n") {
+		if l := strings.ToLower(line); strings.Contains(l, "warning") || strings.Contains(l, "performance") {
+			fmt.Println(line)
+		}
+	}
 	a.Kernels = parseReport(log, f.kernels, b.blocks)
 	if ext == "cubin" && len(a.Kernels) != len(f.kernels) {
 		return a, fmt.Errorf("%s for %s: the compiler reports %d kernels, the source has %d", f.name, arch, len(a.Kernels), len(f.kernels))

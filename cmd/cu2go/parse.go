@@ -44,7 +44,7 @@ var ctypes = map[string]struct {
 var (
 	structLine = regexp.MustCompile(`^struct (\w+Params) \{$`)
 	fieldLine  = regexp.MustCompile(`^  (\w+) (\w+)(?:\[(\d+)\])?;$`)
-	kernelLine = regexp.MustCompile(`(?m)^KERNEL\((\w+), (\w+), (\d+), (\d+)\)`)
+	kernelLine = regexp.MustCompile(`(?m)^(?:CLUSTER_)?KERNEL\((\w+), (\w+), (\d+), (\d+)\)`)
 	archsLine  = regexp.MustCompile(`(?m)^// archs: ([\w ]+)$`)
 )
 

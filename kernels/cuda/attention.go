@@ -30,6 +30,9 @@ func (c *cache) layer(i int) driver.Ptr {
 
 // NewKV allocates a cache. Its contents are undefined until stored.
 func (b *Backend) NewKV(shape kernels.KVShape) (kernels.KV, error) {
+	if err := b.notCapturing("key/value cache"); err != nil {
+		return nil, err
+	}
 	if err := shape.Check(); err != nil {
 		return nil, err
 	}

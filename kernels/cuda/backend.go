@@ -35,6 +35,8 @@ type Backend struct {
 	hopper bool // compute capability 9.0: dependent launch, tensor maps, wgmma
 	closed bool
 
+	rowMaps map[rowsMap]driver.TensorMap // of activations
+
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}
 	deferred  error      // of a Free, for the next Sync

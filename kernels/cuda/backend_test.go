@@ -322,6 +322,10 @@ func TestGraph(t *testing.T) {
 		Starts: s.starts, Lens: s.lens, Tables: tables, Scale: 0.125, MaxRows: 1, MaxLen: 64000,
 	})
 	require.ErrorContains(t, err, "run the step once")
+	_, err = b.Alloc(16)
+	require.ErrorContains(t, err, "being recorded")
+	require.ErrorContains(t, b.Upload(s.x, make([]byte, 3*128*2)), "being recorded")
+	require.ErrorContains(t, b.Sync(), "being recorded")
 	_, err = b.EndCapture()
 	require.NoError(t, err)
 	_, err = b.EndCapture()
@@ -415,7 +419,7 @@ func TestLaunchAllocates(t *testing.T) {
 	g, err := b.EndCapture()
 	require.NoError(t, err)
 	require.Zero(t, testing.AllocsPerRun(20, func() {
-		if g.exec.Launch(b.stream) != nil {
+		if g.(*graph).exec.Launch(b.stream) != nil {
 			t.Fail()
 		}
 	}))

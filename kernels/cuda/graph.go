@@ -3,8 +3,11 @@ package cuda
 import (
 	"fmt"
 
+	"metacap/kernels"
 	"metacap/kernels/cuda/driver"
 )
+
+var _ kernels.Capturer = (*Backend)(nil)
 
 // graph is a recorded step.
 type graph struct {
@@ -12,10 +15,8 @@ type graph struct {
 	exec *driver.Graph
 }
 
-// BeginCapture starts to record operations instead of running them. Until
-// EndCapture only operations may be called: no Alloc, Upload, Download or Sync.
-// Every operation must have run once with the same shapes before, so that its
-// workspace exists.
+// BeginCapture starts to record operations: see kernels.Capturer. Every operation
+// must have run once with the same shapes, so that its workspace exists.
 func (b *Backend) BeginCapture() error {
 	if b.capturing {
 		return fmt.Errorf("cuda: capture: already capturing")
@@ -27,7 +28,7 @@ func (b *Backend) BeginCapture() error {
 
 // EndCapture ends the recording and returns it. After an operation that failed
 // during the capture, call EndCapture all the same and drop its result.
-func (b *Backend) EndCapture() (*graph, error) {
+func (b *Backend) EndCapture() (kernels.Graph, error) {
 	if !b.capturing {
 		return nil, fmt.Errorf("cuda: capture: not capturing")
 	}
@@ -58,4 +59,12 @@ func (g *graph) Free() {
 	}
 	delete(g.b.graphs, g)
 	g.b.later(g.b.do(g.exec.Close))
+}
+
+// notCapturing refuses an operation that a recording cannot hold.
+func (b *Backend) notCapturing(op string) error {
+	if b.capturing {
+		return fmt.Errorf("cuda: %s: not possible while operations are being recorded", op)
+	}
+	return nil
 }

@@ -180,7 +180,7 @@ type convertParams struct {
 	SrcDt int32
 }
 
-// linearParams mirrors struct LinearParams of src/params.cuh: 128 bytes.
+// linearParams mirrors struct LinearParams of src/params.cuh: 136 bytes.
 type linearParams struct {
 	Out            driver.Ptr
 	X              driver.Ptr
@@ -203,13 +203,16 @@ type linearParams struct {
 	Act            int32
 	Gated          int32
 	Group          int32
+	Vec            int32
+	_              [4]byte
 }
 
-// linearMapParams mirrors struct LinearMapParams of src/params.cuh: 384 bytes.
+// linearMapParams mirrors struct LinearMapParams of src/params.cuh: 448 bytes.
 type linearMapParams struct {
 	XMap   driver.TensorMap
 	WMap   driver.TensorMap
 	Linear linearParams
+	_      [56]byte
 }
 
 // attentionParams mirrors struct AttentionParams of src/params.cuh: 168 bytes.
@@ -289,6 +292,9 @@ const (
 	kLinearSimt
 	kLinearSkinny8
 	kLinearSkinny16
+	kLinearWgmma128
+	kLinearWgmma192
+	kLinearWgmma256
 	kRmsnormWarp
 	kLayernormWarp
 	kRmsnormCta
@@ -323,14 +329,17 @@ var kernelTable = [numKernels]kernelInfo{
 	kPatchify:          {name: "patchify", file: "elementwise", threads: 256, paramBytes: 56},
 	kVisionEmbed:       {name: "vision_embed", file: "elementwise", threads: 256, paramBytes: 72},
 	kPixelShuffle:      {name: "pixel_shuffle", file: "elementwise", threads: 256, paramBytes: 56},
-	kLinearGemm128x128: {name: "linear_gemm_128x128", file: "linear_gemm", threads: 256, paramBytes: 128},
-	kLinearGemm64x64:   {name: "linear_gemm_64x64", file: "linear_gemm", threads: 128, paramBytes: 128},
-	kLinearGemm64x32:   {name: "linear_gemm_64x32", file: "linear_gemm", threads: 128, paramBytes: 128},
+	kLinearGemm128x128: {name: "linear_gemm_128x128", file: "linear_gemm", threads: 256, paramBytes: 136},
+	kLinearGemm64x64:   {name: "linear_gemm_64x64", file: "linear_gemm", threads: 128, paramBytes: 136},
+	kLinearGemm64x32:   {name: "linear_gemm_64x32", file: "linear_gemm", threads: 128, paramBytes: 136},
 	kPackTiled:         {name: "pack_tiled", file: "linear_pack", threads: 256, paramBytes: 56},
 	kStageRows:         {name: "stage_rows", file: "linear_pack", threads: 256, paramBytes: 104},
-	kLinearSimt:        {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 128},
-	kLinearSkinny8:     {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 128},
-	kLinearSkinny16:    {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 128},
+	kLinearSimt:        {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 136},
+	kLinearSkinny8:     {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearSkinny16:    {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearWgmma128:    {name: "linear_wgmma_128", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kLinearWgmma192:    {name: "linear_wgmma_192", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kLinearWgmma256:    {name: "linear_wgmma_256", file: "linear_wgmma", threads: 384, paramBytes: 448},
 	kRmsnormWarp:       {name: "rmsnorm_warp", file: "norm", threads: 256, paramBytes: 80},
 	kLayernormWarp:     {name: "layernorm_warp", file: "norm", threads: 256, paramBytes: 80},
 	kRmsnormCta:        {name: "rmsnorm_cta", file: "norm", threads: 256, paramBytes: 80},
@@ -354,8 +363,8 @@ var layout = map[string][]int{
 	"kvCopyParams":       {40, 0, 8, 16, 24, 32, 36},
 	"packParams":         {56, 0, 8, 16, 24, 32, 36, 40, 44, 48},
 	"convertParams":      {32, 0, 8, 16, 24, 28},
-	"linearParams":       {128, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124},
-	"linearMapParams":    {384, 0, 128, 256},
+	"linearParams":       {136, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124, 128},
+	"linearMapParams":    {448, 0, 128, 256},
 	"attentionParams":    {168, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

@@ -13,7 +13,9 @@ type weight struct {
 	owner *Backend
 	n, k  int
 	bytes int64
+	gated bool // tiled with gate and up interleaved
 	tiled *buffer
+	maps  [len(wgmmaTiles)]driver.TensorMap // of tiled, by tile width; Hopper only
 	parts []part
 }
 
@@ -58,6 +60,9 @@ func paddedK(k int) int { return (k + 63) &^ 63 }
 // PackLinear copies a weight to the device. Dense bf16 layers are repacked there
 // into tiles; others stay row-major.
 func (b *Backend) PackLinear(src kernels.LinearSource) (kernels.Weight, error) {
+	if err := b.notCapturing("pack"); err != nil {
+		return nil, err
+	}
 	n, err := src.Check()
 	if err != nil {
 		return nil, err
@@ -86,6 +91,8 @@ func (b *Backend) PackLinear(src kernels.LinearSource) (kernels.Weight, error) {
 // packTiled streams the parts through the slots; a kernel puts each piece in place.
 func (b *Backend) packTiled(w *weight, src kernels.LinearSource) error {
 	kp := paddedK(w.k)
+	half := w.n / 2
+	w.gated = src.Gated && len(src.Parts) == 2 && src.Parts[0].N == half && half*2 == w.n && half%8 == 0
 	var err error
 	if w.tiled, err = b.allocRaw(int64((w.n+15)&^15) * int64(kp) * 2); err != nil {
 		return err
@@ -103,7 +110,7 @@ func (b *Backend) packTiled(w *weight, src kernels.LinearSource) error {
 			}
 			q := packParams{
 				Out: w.tiled.ptr, Src: s.scratch.ptr, Rows: int64(n / rowBytes), Row0: int64(row0) + offset/int64(rowBytes),
-				K: int32(w.k), KPadded: int32(kp), SrcDt: dtBF16,
+				K: int32(w.k), KPadded: int32(kp), SrcDt: dtBF16, Interleave: flag(w.gated), Half: int32(half),
 			}
 			return launchOn(b, s.launch, kPackTiled, b.blocks(q.Rows*int64(kp/8)), &q)
 		})
@@ -112,7 +119,7 @@ func (b *Backend) packTiled(w *weight, src kernels.LinearSource) error {
 		}
 		row0 += p.N
 	}
-	return nil
+	return b.mapWeight(w)
 }
 
 // packRows copies the parts as they are; float16 becomes float32.
@@ -174,6 +181,9 @@ func (b *Backend) Linear(a kernels.LinearArgs) error {
 		return err
 	}
 	p := linearParamsOf(a, w)
+	if w.gated {
+		p.Gated = gatedPlain
+	}
 	return b.do(func() error {
 		if w.tiled == nil {
 			return b.linearRows(p, w)
@@ -181,6 +191,12 @@ func (b *Backend) Linear(a kernels.LinearArgs) error {
 		return b.linearTiled(p, a.X, w)
 	})
 }
+
+// What becomes of a gated weight's tiles (src/linear.cuh).
+const (
+	gatedProduct = 1
+	gatedPlain   = 2
+)
 
 func (b *Backend) linearOperands(op string, a kernels.LinearArgs) (*weight, error) {
 	w, ok := a.W.(*weight)
@@ -196,6 +212,7 @@ func linearParamsOf(a kernels.LinearArgs, w *weight) linearParams {
 		OutStride: int64(a.Out.RowStride()), XStride: int64(a.X.RowStride()), ResidualStride: int64(a.Residual.RowStride()),
 		Rows: int32(a.X.Rows()), N: int32(w.n), K: int32(w.k), KPadded: int32(paddedK(w.k)),
 		OutDt: code(a.Out.DType), XDt: code(a.X.DType), WDt: dtBF16, Act: int32(a.Act),
+		Vec: flag(aligned(a.Out) && (a.Residual.Buf == nil || aligned(a.Residual)) && a.Bias.Offset%16 == 0 && a.Scale.Offset%16 == 0),
 	}
 }
 
@@ -269,7 +286,7 @@ func (b *Backend) linearTiled(p linearParams, x kernels.Tensor, w *weight) error
 		}
 		p.X, p.XStride, p.XDt = ws, int64(kp), dtBF16
 	}
-	return b.tiled(&p)
+	return b.tiled(&p, w)
 }
 
 // A tiled kernel: the most rows it is meant for, its tile and its shared bytes.
@@ -287,7 +304,7 @@ var (
 	gemm128   = tiledKernel{kLinearGemm128x128, 128, 128, 256, 3 * (128 + 128) * 128}
 )
 
-// sharedOf lists the kernels whose dynamic shared memory exceeds the default limit.
+// allowShared raises the limits of kernels whose dynamic shared memory exceeds the default.
 func (b *Backend) allowShared() error {
 	limits := map[kernelID]int{
 		kAttentionWalk128: attentionShared(128), kAttentionTile128: attentionShared(128), kAttentionSplit128: attentionShared(128),
@@ -295,8 +312,11 @@ func (b *Backend) allowShared() error {
 	for _, k := range []tiledKernel{skinny8, skinny16, gemm64x32, gemm64x64, gemm128} {
 		limits[k.id] = k.shared
 	}
+	for i, t := range wgmmaTiles {
+		limits[t.id] = wgmmaTiles[i].shared()
+	}
 	for id, bytes := range limits {
-		if bytes > 48<<10 {
+		if bytes > 48<<10 && b.mods.functions[id] != nil {
 			if err := b.mods.functions[id].AllowShared(bytes); err != nil {
 				return err
 			}
@@ -306,10 +326,12 @@ func (b *Backend) allowShared() error {
 }
 
 // tiled chooses by the number of rows; every choice gives the same bits.
-func (b *Backend) tiled(p *linearParams) error {
+func (b *Backend) tiled(p *linearParams, w *weight) error {
 	rows, n := int(p.Rows), int(p.N)
 	var k tiledKernel
 	switch {
+	case b.hopper && rows >= wgmmaRows:
+		return b.wgmma(p, w)
 	case rows <= skinny8.bm:
 		k = skinny8
 	case rows <= skinny16.bm:

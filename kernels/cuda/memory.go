@@ -73,6 +73,9 @@ func (b *Backend) allocRaw(bytes int64) (*buffer, error) {
 
 // Alloc returns zeroed memory, aligned to 256 bytes.
 func (b *Backend) Alloc(bytes int64) (kernels.Buffer, error) {
+	if err := b.notCapturing("alloc"); err != nil {
+		return nil, err
+	}
 	if bytes <= 0 || bytes > 1<<46 {
 		return nil, &kernels.ArgError{Op: "Alloc", Arg: "bytes", Want: "a positive size", Got: fmt.Sprint(bytes)}
 	}
@@ -96,6 +99,9 @@ func (b *Backend) Alloc(bytes int64) (kernels.Buffer, error) {
 // Upload copies src to dst. Small copies are staged by the driver; large ones go
 // through the loader's page-locked memory.
 func (b *Backend) Upload(dst kernels.Tensor, src []byte) error {
+	if err := b.notCapturing("upload"); err != nil {
+		return err
+	}
 	if err := kernels.CheckTransfer("Upload", dst, len(src)); err != nil {
 		return err
 	}
@@ -113,6 +119,9 @@ const largeUpload = 4 << 20
 
 // Download waits for earlier operations and copies src to dst.
 func (b *Backend) Download(dst []byte, src kernels.Tensor) error {
+	if err := b.notCapturing("download"); err != nil {
+		return err
+	}
 	if err := kernels.CheckTransfer("Download", src, len(dst)); err != nil {
 		return err
 	}
@@ -129,6 +138,9 @@ func (b *Backend) Download(dst []byte, src kernels.Tensor) error {
 
 // Sync waits for all earlier operations.
 func (b *Backend) Sync() error {
+	if err := b.notCapturing("sync"); err != nil {
+		return err
+	}
 	err := b.do(b.stream.Synchronize)
 	if kept := b.takeDeferred(); err == nil {
 		err = kept

@@ -124,10 +124,15 @@ func TestOutOfMemory(t *testing.T) {
 }
 
 func TestThreadWithoutContext(t *testing.T) {
-	_, c := open(t)
+	d, c := open(t)
 	errs := make(chan error)
 	go func() {
 		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		// The thread may have run Do before.
+		if _, err := d.Extension("cuCtxSetCurrent", 0); err != nil {
+			errs <- err
+			return
+		}
 		_, err := c.Alloc(16)
 		errs <- err
 	}()

@@ -81,6 +81,8 @@ DEVICE int max(int a, int b) { return a > b ? a : b; }
 #define GLOBAL_CONSTANT __device__ const
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define KERNEL(name, P, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ P p)
+// A kernel whose ctas come in pairs that see each other's shared memory (sm_90 on).
+#define CLUSTER_KERNEL(name, P, threads, blocks) extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(threads, blocks) name(const __grid_constant__ P p)
 #define thread_x int(threadIdx.x)
 #define block_x int(blockIdx.x)
 #define block_y int(blockIdx.y)

@@ -163,7 +163,7 @@ static_assert(__builtin_offsetof(ConvertParams, count) == 16, "ConvertParams.cou
 static_assert(__builtin_offsetof(ConvertParams, out_dt) == 24, "ConvertParams.out_dt: offset");
 static_assert(__builtin_offsetof(ConvertParams, src_dt) == 28, "ConvertParams.src_dt: offset");
 #endif
-static_assert(sizeof(LinearParams) == 128, "LinearParams: size");
+static_assert(sizeof(LinearParams) == 136, "LinearParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(LinearParams, out) == 0, "LinearParams.out: offset");
 static_assert(__builtin_offsetof(LinearParams, x) == 8, "LinearParams.x: offset");
@@ -186,8 +186,9 @@ static_assert(__builtin_offsetof(LinearParams, w_dt) == 112, "LinearParams.w_dt:
 static_assert(__builtin_offsetof(LinearParams, act) == 116, "LinearParams.act: offset");
 static_assert(__builtin_offsetof(LinearParams, gated) == 120, "LinearParams.gated: offset");
 static_assert(__builtin_offsetof(LinearParams, group) == 124, "LinearParams.group: offset");
+static_assert(__builtin_offsetof(LinearParams, vec) == 128, "LinearParams.vec: offset");
 #endif
-static_assert(sizeof(LinearMapParams) == 384, "LinearMapParams: size");
+static_assert(sizeof(LinearMapParams) == 448, "LinearMapParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(LinearMapParams, x_map) == 0, "LinearMapParams.x_map: offset");
 static_assert(__builtin_offsetof(LinearMapParams, w_map) == 128, "LinearMapParams.w_map: offset");

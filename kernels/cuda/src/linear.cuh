@@ -33,14 +33,23 @@ DEVICE float finish(const LinearParams &p, int64_t row, int n, float y) {
   return y;
 }
 
+// What becomes of a gated weight's tiles.
+enum {
+  GATED_NONE = 0,     // the weight is not gated
+  GATED_PRODUCT = 1,  // silu(gate)*up
+  GATED_PLAIN = 2     // gate and up themselves, as if the weight were not interleaved
+};
+
 DEVICE void write_one(const LinearParams &p, int64_t row, int n, float y) {
-  if (row < p.rows && n < p.n) store(p.out, p.out_dt, row * p.out_stride + n, finish(p, row, n, y));
+  if (row >= p.rows || n >= p.n) return;
+  if (p.gated == GATED_PLAIN) n = n / 16 * 8 + n % 8 + n / 8 % 2 * (p.n / 2);
+  store(p.out, p.out_dt, row * p.out_stride + n, finish(p, row, n, y));
 }
 
 // Writes outputs n and n+1 of a row; even n.
 DEVICE void write_pair(const LinearParams &p, int64_t row, int n, float y0, float y1) {
   if (row >= p.rows || n >= p.n) return;
-  if (n + 1 >= p.n || p.out_dt == DT_F32 || (p.out_stride & 1)) {
+  if (n + 1 >= p.n || p.out_dt == DT_F32 || p.gated || (p.out_stride & 1)) {
     write_one(p, row, n, y0);
     write_one(p, row, n + 1, y1);
     return;
@@ -48,13 +57,17 @@ DEVICE void write_pair(const LinearParams &p, int64_t row, int n, float y0, floa
   *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(p.out) + row * p.out_stride + n) = pack_bf16(finish(p, row, n, y0), finish(p, row, n + 1, y1));
 }
 
-// Writes silu(g)*u, output n of a row of a gated weight. The two halves are
-// rounded to the output's type first, as the separate operations would.
-DEVICE void write_gated(const LinearParams &p, int64_t row, int n, float g, float u) {
-  if (row >= p.rows || n >= p.n / 2) return;
+// silu(g)*u; the two are rounded to the output's type first, as the separate
+// operations would round them.
+DEVICE float gated_product(const LinearParams &p, float g, float u) {
   if (p.out_dt == DT_BF16) {
     g = round_bf16(g);
     u = round_bf16(u);
   }
-  store(p.out, p.out_dt, row * p.out_stride + n, silu(g) * u);
+  return silu(g) * u;
+}
+
+// Writes silu(g)*u, output n of a row of a gated weight.
+DEVICE void write_gated(const LinearParams &p, int64_t row, int n, float g, float u) {
+  if (row < p.rows && n < p.n / 2) store(p.out, p.out_dt, row * p.out_stride + n, gated_product(p, g, u));
 }

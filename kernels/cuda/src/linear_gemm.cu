@@ -75,7 +75,7 @@ template <int BM, int BN, int WM, int WN, int STAGES> DEVICE void gemm(const Lin
       const int row = row0 + wm * (BM / WM) + i * 16 + h * 8 + (lane >> 2);
       UNROLL for (int j = 0; j < NI; j++) {
         const int n = col0 + wn * (BN / WN) + j * 8 + (lane & 3) * 2;
-        if (!p.gated) {
+        if (p.gated != GATED_PRODUCT) {
           write_pair(p, row, n, acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
         } else if ((j & 1) == 0) {
           // Tile j holds 8 gate rows, tile j+1 their up rows.

@@ -70,7 +70,7 @@ template <int NB, int STAGES> DEVICE void skinny(const LinearParams &p) {
   UNROLL for (int n = 0; n < NB; n++)
     UNROLL for (int j = 0; j < 2; j++) {
       const int row = n * 8 + (lane & 3) * 2 + j;
-      if (p.gated) {
+      if (p.gated == GATED_PRODUCT) {
         write_gated(p, row, strip * 8 + (lane >> 2), acc[n][j], acc[n][2 + j]);
       } else {
         write_one(p, row, n0, acc[n][j]);

@@ -202,6 +202,7 @@ struct LinearParams {
   i32 act;
   i32 gated;
   i32 group;
+  i32 vec;
 };
 
 // LinearParams with the operands as tensor maps (sm_90a).
