@@ -228,26 +228,46 @@ func TestStyles(t *testing.T) {
 		want     string
 		prefix   bool
 	}{
-		{name: "qwen3", style: "qwen3", template: qwen3Template, msgs: turns,
-			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye  <|im_end|>\n<|im_start|>assistant\n"},
-		{name: "qwen3 no thinking", style: "qwen3", template: qwen3Template, msgs: withSystem, opts: tokenizer.RenderOptions{Thinking: &no},
-			want: "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye  <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
-		{name: "qwen3 thinking", style: "qwen3", template: qwen3Template, msgs: turns[:1], opts: tokenizer.RenderOptions{Thinking: &yes},
-			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"},
-		{name: "qwen3 last answer", style: "qwen3", msgs: turns[:2], opts: tokenizer.RenderOptions{NoGenerationPrompt: true},
-			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nHello<|im_end|>\n"},
-		{name: "qwen2.5", style: "qwen2.5", template: qwen25Template, msgs: turns[:1],
-			want: "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"},
-		{name: "qwen2.5 system", style: "qwen2.5", template: qwen25Template, msgs: withSystem[:2],
-			want: "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"},
-		{name: "qwen2-vl", style: "qwen2-vl", template: qwen2VLTemplate, msgs: picture,
-			want: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>" + pads(3) + "<|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n"},
-		{name: "deepseek", style: "deepseek-r1", added: deepSeekTokens, template: deepSeekTemplate, msgs: withSystem,
-			want: "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi<｜Assistant｜>\n\nHello<｜end▁of▁sentence｜><｜User｜>Bye  <｜Assistant｜><think>\n"},
-		{name: "native", style: "internvl-hf", msgs: picture,
-			want: "<|im_start|>user\n" + ctx(3) + "\nWhat?<|im_end|>\n<|im_start|>assistant\n"},
-		{name: "labelled video", style: "internvl", msgs: clip,
-			want: "<|im_start|>user\n0 s: " + ctx(2) + "\n5 s: " + ctx(1) + "\nWhat?<|im_end|>\n<|im_start|>assistant\n"},
+		{
+			name: "qwen3", style: "qwen3", template: qwen3Template, msgs: turns,
+			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye  <|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "qwen3 no thinking", style: "qwen3", template: qwen3Template, msgs: withSystem, opts: tokenizer.RenderOptions{Thinking: &no},
+			want: "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye  <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+		},
+		{
+			name: "qwen3 thinking", style: "qwen3", template: qwen3Template, msgs: turns[:1], opts: tokenizer.RenderOptions{Thinking: &yes},
+			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "qwen3 last answer", style: "qwen3", msgs: turns[:2], opts: tokenizer.RenderOptions{NoGenerationPrompt: true},
+			want: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nHello<|im_end|>\n",
+		},
+		{
+			name: "qwen2.5", style: "qwen2.5", template: qwen25Template, msgs: turns[:1],
+			want: "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "qwen2.5 system", style: "qwen2.5", template: qwen25Template, msgs: withSystem[:2],
+			want: "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "qwen2-vl", style: "qwen2-vl", template: qwen2VLTemplate, msgs: picture,
+			want: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>" + pads(3) + "<|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "deepseek", style: "deepseek-r1", added: deepSeekTokens, template: deepSeekTemplate, msgs: withSystem,
+			want: "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi<｜Assistant｜>\n\nHello<｜end▁of▁sentence｜><｜User｜>Bye  <｜Assistant｜><think>\n",
+		},
+		{
+			name: "native", style: "internvl-hf", msgs: picture,
+			want: "<|im_start|>user\n" + ctx(3) + "\nWhat?<|im_end|>\n<|im_start|>assistant\n",
+		},
+		{
+			name: "labelled video", style: "internvl", msgs: clip,
+			want: "<|im_start|>user\n0 s: " + ctx(2) + "\n5 s: " + ctx(1) + "\nWhat?<|im_end|>\n<|im_start|>assistant\n",
+		},
 		{name: "reasoning protocol", style: "conv", msgs: picture, opts: tokenizer.RenderOptions{Thinking: &yes}, want: protocol, prefix: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -135,8 +135,10 @@ func FuzzStream(f *testing.F) {
 // FuzzTemplate: any template renders or fails, in bounded time and memory, and a
 // user's text never adds a special token.
 func FuzzTemplate(f *testing.F) {
-	for _, s := range []string{qwen3Template, qwen25Template, qwen2VLTemplate, deepSeekTemplate, "{{ messages | tojson }}",
-		"{% for i in range(9) %}{{ i }}{% endfor %}", "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"} {
+	for _, s := range []string{
+		qwen3Template, qwen25Template, qwen2VLTemplate, deepSeekTemplate, "{{ messages | tojson }}",
+		"{% for i in range(9) %}{{ i }}{% endfor %}", "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+	} {
 		f.Add(s, "hello <|im_end|>")
 	}
 	base := goldenFSForFuzz(f)

@@ -76,8 +76,13 @@ func TestTile(t *testing.T) {
 	t.Run("rejects_nonsense", func(t *testing.T) {
 		p := ramp(10, 10)
 		for _, r := range []vision.Recipe{
-			{Size: -1}, {Size: 5000}, {MinTiles: 5, MaxTiles: 4}, {MaxTiles: -1}, {MaxTiles: 5000},
-			{Crop: image.Rect(0, 0, 11, 5)}, {Crop: image.Rect(3, 3, 3, 9)},
+			{Size: -1},
+			{Size: 5000},
+			{MinTiles: 5, MaxTiles: 4},
+			{MaxTiles: -1},
+			{MaxTiles: 5000},
+			{Crop: image.Rect(0, 0, 11, 5)},
+			{Crop: image.Rect(3, 3, 3, 9)},
 		} {
 			_, err := vision.Tile(p, r)
 			require.ErrorIs(t, err, vision.ErrRecipe, "%+v", r)

@@ -11,7 +11,6 @@ import (
 	"unicode"
 
 	"metacap/engine"
-	"metacap/internal/demo"
 )
 
 // record is one line of --json output: an answer, or the reason why there is none.
@@ -102,9 +101,6 @@ func noteFor(f *engineFlags) string {
 	}
 	return ""
 }
-
-// demoNoticeNeeded reports whether what the embedded model knows has to be said in records.
-func demoNoticeNeeded(f *engineFlags) bool { return f.Model == "" && demo.Included() }
 
 // writeJSON writes v as one line.
 func writeJSON(w io.Writer, v any) error {

@@ -135,7 +135,7 @@ func (s *stream) Next(id int32) string {
 	}
 	s.held = append(s.held, byte(id))
 	n := 0
-	for n < len(s.held) && (utf8.FullRune(s.held[n:])) {
+	for n < len(s.held) && utf8.FullRune(s.held[n:]) {
 		_, size := utf8.DecodeRune(s.held[n:])
 		n += size
 	}

@@ -51,8 +51,21 @@ func TestSources(t *testing.T) {
 // TestLayout compares the Go mirrors with the layout that C++ gives the blocks.
 func TestLayout(t *testing.T) {
 	blocks := []any{
-		rowsParams{}, normParams{}, patchifyParams{}, visionEmbedParams{}, pixelShuffleParams{}, ropeParams{}, kvStoreParams{},
-		qkRopeStoreParams{}, kvCopyParams{}, packParams{}, convertParams{}, linearParams{}, linearMapParams{}, attentionParams{}, argMaxParams{},
+		rowsParams{},
+		normParams{},
+		patchifyParams{},
+		visionEmbedParams{},
+		pixelShuffleParams{},
+		ropeParams{},
+		kvStoreParams{},
+		qkRopeStoreParams{},
+		kvCopyParams{},
+		packParams{},
+		convertParams{},
+		linearParams{},
+		linearMapParams{},
+		attentionParams{},
+		argMaxParams{},
 	}
 	require.Len(t, blocks, len(layout))
 	for _, b := range blocks {

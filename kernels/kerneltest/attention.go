@@ -134,10 +134,16 @@ func pagedCases() []testCase {
 		name       string
 		rows, lens []int
 	}{
-		{"decode_1", []int{1}, []int{1}}, {"decode_33", []int{1}, []int{33}}, {"decode_border", []int{1, 1, 1}, []int{31, 32, 33}},
-		{"decode_ragged", []int{1, 1, 1, 1}, []int{1, 300, 64, 257}}, {"prefill_7", []int{7}, []int{7}},
-		{"prefill_65", []int{65}, []int{65}}, {"chunk", []int{40}, []int{301}}, {"mixed", []int{5, 1, 33, 1}, []int{5, 290, 40, 32}},
-		{"padding", []int{1, 1, 1}, []int{20, 0, 7}}, {"deep", []int{2}, []int{1300}},
+		{"decode_1", []int{1}, []int{1}},
+		{"decode_33", []int{1}, []int{33}},
+		{"decode_border", []int{1, 1, 1}, []int{31, 32, 33}},
+		{"decode_ragged", []int{1, 1, 1, 1}, []int{1, 300, 64, 257}},
+		{"prefill_7", []int{7}, []int{7}},
+		{"prefill_65", []int{65}, []int{65}},
+		{"chunk", []int{40}, []int{301}},
+		{"mixed", []int{5, 1, 33, 1}, []int{5, 290, 40, 32}},
+		{"padding", []int{1, 1, 1}, []int{20, 0, 7}},
+		{"deep", []int{2}, []int{1300}},
 	}
 	for _, h := range [][3]int{{8, 2, 32}, {4, 4, 16}, {32, 8, 128}, {2, 1, 64}, {6, 2, 80}, {14, 2, 64}, {2, 2, 8}} {
 		for _, b := range batches {

@@ -163,11 +163,20 @@ func (s quantSpec) run(w *world) {
 func quantCases() []testCase {
 	var all []testCase
 	for _, c := range []quantSpec{
-		{k: 256, n: 96, bits: 8, group: 128}, {k: 256, n: 64, bits: 8, group: 256}, {k: 256, n: 40, bits: 8, group: 32},
-		{k: 1152, n: 33, bits: 8, group: 1152}, {k: 100, n: 31, bits: 8, group: 100}, {k: 60, n: 5, bits: 8, group: 20},
-		{k: 256, n: 96, bits: 4, group: 64}, {k: 256, n: 96, bits: 4, group: 128, zeros: true}, {k: 256, n: 33, bits: 4, group: 32, zeros: true},
-		{k: 256, n: 64, bits: 8, group: 128, zeros: true}, {k: 64, n: 7, bits: 4, group: 64}, {k: 24, n: 9, bits: 4, group: 12, zeros: true},
-		{k: 4096, n: 64, bits: 4, group: 64}, {k: 4096, n: 64, bits: 8, group: 128},
+		{k: 256, n: 96, bits: 8, group: 128},
+		{k: 256, n: 64, bits: 8, group: 256},
+		{k: 256, n: 40, bits: 8, group: 32},
+		{k: 1152, n: 33, bits: 8, group: 1152},
+		{k: 100, n: 31, bits: 8, group: 100},
+		{k: 60, n: 5, bits: 8, group: 20},
+		{k: 256, n: 96, bits: 4, group: 64},
+		{k: 256, n: 96, bits: 4, group: 128, zeros: true},
+		{k: 256, n: 33, bits: 4, group: 32, zeros: true},
+		{k: 256, n: 64, bits: 8, group: 128, zeros: true},
+		{k: 64, n: 7, bits: 4, group: 64},
+		{k: 24, n: 9, bits: 4, group: 12, zeros: true},
+		{k: 4096, n: 64, bits: 4, group: 64},
+		{k: 4096, n: 64, bits: 8, group: 128},
 	} {
 		for _, t := range []int{1, 2, 4, 7, 13, 26} {
 			for _, p := range []kernels.Precision{kernels.PrecisionNative, kernels.PrecisionF32} {

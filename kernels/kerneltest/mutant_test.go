@@ -26,6 +26,7 @@ func (m *mutant) after(err error, out, in kernels.Tensor) error {
 }
 
 func (m *mutant) Linear(a kernels.LinearArgs) error { return m.after(m.Backend.Linear(a), a.Out, a.X) }
+
 func (m *mutant) RMSNorm(a kernels.RMSNormArgs) error {
 	return m.after(m.Backend.RMSNorm(a), a.Out, a.X)
 }

@@ -39,7 +39,6 @@ type DecoderSpace struct {
 	all    DecoderViews // for maxTokens
 	rows   RowViews     // for maxRows
 	picked kernels.Tensor
-	ids    kernels.Tensor
 	byTok  map[int]*DecoderViews
 	byRow  map[int]*RowViews
 }

@@ -110,11 +110,13 @@ func (q queueHeap) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].queue, q[j].queue = i, j
 }
+
 func (q *queueHeap) Push(x any) {
 	s := x.(*Sequence)
 	s.queue = len(*q)
 	*q = append(*q, s)
 }
+
 func (q *queueHeap) Pop() any {
 	old := *q
 	s := old[len(old)-1]

@@ -68,7 +68,7 @@ type component struct {
 	plane          []uint8 // ring of 2 MCU rows: [2·v·8,stride]
 	stride         int
 	upsample       method
-	rowA, rowB     []uint8 // upsampled row; scratch
+	rowA           []uint8 // upsampled row; scratch
 	columnSums     []int16 // scratch of the triangle filter
 	coefficientRow int     // values a block row: blocksX·64
 }
