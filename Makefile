@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda race lint generate generate-check fuzz bench demo fixtures clean
+.PHONY: help build test test-nocgo test-cuda race lint generate generate-check fuzz bench demo licenses fixtures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: ## Go benchmarks of every package, six runs, for benchstat
 demo: build ## build the binary and caption the bundled pictures
 	@cd testdata/drawn && ../../$(BIN) caption -v --parallel 1 [!v]*.png 2>&1
 	@cd testdata/drawn && ../../$(BIN) caption -v -m demo --video video_*.png 2>&1
+
+licenses: ## rewrite LICENSES/modules.txt
+	tools/licenses.sh
 
 fixtures: ## make the full set of parity fixtures under build/fixtures (Python 3.11)
 	tools/fixtures/make.sh build/fixtures

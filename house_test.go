@@ -201,3 +201,40 @@ func exportedReceiver(recv *ast.FieldList) bool {
 func interfaceMethod(d *ast.FuncDecl) bool {
 	return d.Recv != nil && slices.Contains([]string{"Error", "String", "Unwrap", "Is", "As", "Len", "Less", "Swap"}, d.Name.Name)
 }
+
+// TestLicences checks that LICENSES/modules.txt has every module that our
+// packages import, in the version of go.mod. tools/licenses.sh writes it.
+func TestLicences(t *testing.T) {
+	text, err := os.ReadFile("LICENSES/modules.txt")
+	require.NoError(t, err)
+	mod, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^==== (\S+) (\S+)$`).FindAllStringSubmatch(string(text), -1) {
+		listed[m[1]] = true
+		require.True(t, m[1] == "std" || strings.Contains(string(mod), m[1]+" "+m[2]), "%s %s is not the version of go.mod", m[1], m[2])
+	}
+	require.Greater(t, len(listed), 5)
+	err = walk(os.DirFS("."), func(name string) error {
+		if path.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") || under(name, "tools") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			imp := strings.Trim(spec.Path.Value, `"`)
+			if host, _, _ := strings.Cut(imp, "/"); !strings.Contains(host, ".") {
+				continue // the standard library, or ours
+			}
+			ok := false
+			for m := range listed {
+				ok = ok || under(imp, m)
+			}
+			require.True(t, ok, "%s imports %s, whose licence is not in LICENSES/modules.txt: run tools/licenses.sh", name, imp)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+}
