@@ -385,3 +385,31 @@ func TestNoCrossTalk(t *testing.T) {
 	wg.Wait()
 	require.Positive(t, e.Stats().HitTokens)
 }
+
+// TestSpeculation copies a long passage: the answer is the same with and without
+// guessing, and guessing needs at most half the steps.
+func TestSpeculation(t *testing.T) {
+	evidence := "The blue house has 4 windows; the red one 17. A sign reads OPEN 9 to 5, closed on Mondays. Two dogs sleep under the tree."
+	e := openFake(t, fake.Options{StepTime: 300 * time.Microsecond, Answer: func(fake.Prompt) string { return "Summary. " + evidence }})
+	ask := func(off bool) *engine.Result {
+		r, err := e.Generate(t.Context(), engine.Request{Messages: userText("Sum up: " + evidence), DisableSpeculation: off})
+		require.NoError(t, err)
+		return r
+	}
+	plain, guessed := ask(true), ask(false)
+	require.Equal(t, outcomeOf(plain), outcomeOf(guessed))
+	require.Zero(t, plain.Usage.Verified)
+	require.Equal(t, plain.Usage.OutputTokens, guessed.Usage.OutputTokens)
+	require.LessOrEqual(t, 2*guessed.Usage.Steps, plain.Usage.Steps, "%+v", guessed.Usage)
+	t.Logf("%d tokens in %d steps", guessed.Usage.OutputTokens, guessed.Usage.Steps)
+
+	s, err := e.NewSession(t.Context(), userImage("x", ""), engine.SessionOptions{})
+	require.NoError(t, err)
+	defer s.Close()
+	first, err := s.Generate(t.Context(), "a", engine.Request{})
+	require.NoError(t, err)
+	second, err := s.Generate(t.Context(), "b", engine.Request{})
+	require.NoError(t, err)
+	require.Equal(t, first.Text, second.Text)
+	require.Less(t, 2*second.Usage.Steps, first.Usage.Steps, "the second answer is guessed from the first")
+}

@@ -191,3 +191,60 @@ func leaks() int {
 	fmt.Fprintf(os.Stderr, "leaked goroutines:\n%s", buf[:runtime.Stack(buf, true)])
 	return 1
 }
+
+// newRealScenario is a scenario with real pictures and more words.
+func newRealScenario(seed uint64) scenario {
+	s := newScenario(seed)
+	media := []string{"square.png", "tall.png", "third.png", "wide.png"}
+	for i := range s.requests {
+		for _, m := range s.requests[i].Messages {
+			for j := range m.Parts {
+				if im := m.Parts[j].Image; im != nil {
+					m.Parts[j].Image = &engine.Image{Path: "../testdata/goldens/media/" + media[int(im.Data[len(im.Data)-1])%len(media)], MaxTiles: im.MaxTiles}
+				}
+			}
+		}
+		s.requests[i].MaxTokens = min(s.requests[i].MaxTokens, 24)
+	}
+	return s
+}
+
+// TestDifferentialReal is the same on the backends, with a small random model:
+// log-probabilities are compared bit for bit.
+func TestDifferentialReal(t *testing.T) {
+	for _, c := range []struct {
+		device, model string
+		n             int
+	}{
+		{"cpu", "internvl35-56-remote-bf16", 24},
+		{"cpu", "internvl3-qwen25-remote-fp32", 12},
+		{"ref", "internvl3-qwen25-hf-bf16", 1},
+	} {
+		t.Run(c.device+"/"+c.model, func(t *testing.T) {
+			if !fast {
+				c.n = 1
+			}
+			open := func(cfg engine.Config) *engine.Engine {
+				cfg.Verify, cfg.Device, cfg.ContextTokens = true, c.device, 512
+				e, err := engine.Open(t.Context(), "../testdata/models/"+c.model, cfg)
+				require.NoError(t, err)
+				return e
+			}
+			for seed := range uint64(c.n) {
+				s := newRealScenario(seed)
+				for i := range s.requests {
+					s.requests[i].LogProbs = true
+				}
+				want := s.alone(t, open)
+				rng := rand.New(rand.NewPCG(seed, 8))
+				cfg := engine.Config{
+					MaxSequences: 1 + rng.IntN(6), StepTokens: 16 + rng.IntN(100), KVBlocks: 16 + rng.IntN(10), DisablePrefixCache: rng.IntN(4) == 0,
+				}
+				got := s.together(t, open, cfg)
+				if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+					t.Fatalf("seed %d with %+v:\n%s", seed, cfg, d)
+				}
+			}
+		})
+	}
+}

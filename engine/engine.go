@@ -16,6 +16,7 @@ import (
 	"metacap/engine/internal/parts"
 	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
+	"metacap/engine/internal/speculate"
 	"metacap/kernels"
 	"metacap/loader"
 )
@@ -55,6 +56,7 @@ type Engine struct {
 	sampler  sample.Sampler
 	scratch  []float32
 	maskBits []uint64
+	price    speculate.Clock
 	nextDue  int64 // earliest deadline of a live request, UnixNano; 0 = none
 }
 

@@ -12,6 +12,7 @@ import (
 	"metacap/engine/internal/parts"
 	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
+	"metacap/engine/internal/speculate"
 )
 
 // kind is what a request wants.
@@ -61,6 +62,11 @@ type request struct {
 	stopped     bool    // by a stop string: held-back text is dropped
 	failure     error   // why the answer cannot go on
 	tops        []int32 // working memory
+
+	// Speculation: text of the prompt and the answer, and the session's earlier answers.
+	index  *speculate.Index
+	shared *speculate.Index
+	width  speculate.Width
 
 	// score: wanted[k] are the ids whose log-probabilities after position scoreFrom+k are wanted.
 	scoreFrom int
@@ -121,6 +127,9 @@ func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
 	}
 	if !o.DisableLoopGuard && !r.constrained {
 		r.guard = new(sample.Loop)
+	}
+	if !o.DisableSpeculation {
+		r.index = new(speculate.Index)
 	}
 	r.stops = sample.NewStops(o.Stop)
 	r.stream = e.parts.Text.NewStream()

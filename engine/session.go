@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"metacap/engine/internal/parts"
+	"metacap/engine/internal/speculate"
 	"metacap/tokenizer"
 )
 
@@ -34,6 +35,7 @@ type Session struct {
 	anchor   *request // nil if the prefix has no token
 	priority int
 	closed   atomic.Bool
+	answers  speculate.Index // of its continuations; owned by the engine's loop
 }
 
 // NewSession opens a session over prefix, whose last message must be of
@@ -137,6 +139,9 @@ func (s *Session) request(instruction string, r *Request) (*request, error) {
 		return nil, err
 	}
 	s.fork(q)
+	if q.index != nil {
+		q.shared = &s.answers
+	}
 	return q, nil
 }
 

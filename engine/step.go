@@ -111,6 +111,9 @@ func (e *Engine) step(start time.Time) error {
 		e.commit(i, start, now, vision)
 	}
 	e.sched.Finish()
+	if b.PrefillTokens == 0 && len(b.Encodes) == 0 {
+		e.price.Observe(b.Tokens(), now.Sub(start))
+	}
 	if e.cfg.Verify {
 		if err := e.sched.Check(); err != nil {
 			return fmt.Errorf("engine: verify: %w", err)
@@ -142,13 +145,48 @@ func (e *Engine) commit(i int, start, now time.Time, vision time.Duration) {
 	e.clock(r, it, start, now, vision)
 	next := r.next
 	r.next, r.missed = r.next[:0], false
+	r.width.Learn(it.Draft, max(len(next)-1, 0))
 	e.sched.Commit(i, next)
 	switch {
 	case r.kind == generate && r.closed:
 		e.finish(r, r.result.Finish, r.failure)
+	case r.kind == generate && len(next) > 0:
+		e.guess(r, next)
 	case r.kind != generate && it.Seq.Computed() == len(it.Seq.Tokens):
 		e.finish(r, FinishStop, nil)
 	}
+}
+
+// guess proposes what comes after the tokens that r just got.
+func (e *Engine) guess(r *request, next []int32) {
+	x := r.index
+	if x == nil {
+		return
+	}
+	if x.Len() == 0 {
+		r.indexPrompt()
+	}
+	x.Append(next...)
+	a, b, c, ok := x.Last()
+	if !ok {
+		return
+	}
+	n := min(r.width.Next(e.price.Price(len(e.batch.Items))), r.seq.Limit-len(r.seq.Tokens)-1)
+	r.seq.Draft = x.Propose(r.seq.Draft[:0], a, b, c, n)
+	if len(r.seq.Draft) == 0 && r.shared != nil {
+		r.seq.Draft = r.shared.Propose(r.seq.Draft, a, b, c, n)
+	}
+}
+
+// indexPrompt reads the text of the prompt, without its pictures.
+func (r *request) indexPrompt() {
+	from := 0
+	for _, s := range r.seq.Spans {
+		r.index.Append(r.seq.Tokens[from:s.Start]...)
+		r.index.Border()
+		from = s.End
+	}
+	r.index.Append(r.seq.Tokens[from:r.seq.Prompt]...)
 }
 
 // clock books the step's time on a request.
@@ -194,6 +232,7 @@ func (e *Engine) finish(r *request, why FinishReason, err error) {
 	r.err = err
 	tail := ""
 	if r.kind == generate {
+		r.remember()
 		if !r.stopped {
 			tail, _ = r.stops.Next(r.stream.Flush())
 			tail += r.stops.Flush()
@@ -214,6 +253,21 @@ func (e *Engine) finish(r *request, why FinishReason, err error) {
 	if e.cfg.Observer != nil {
 		e.cfg.Observer.Request(*u, why, err)
 	}
+}
+
+// maxShared bounds the tokens of earlier answers that a session keeps for guessing.
+const maxShared = 1 << 15
+
+// remember adds an answer to what later answers of its session may guess from.
+func (r *request) remember() {
+	if r.shared == nil {
+		return
+	}
+	if r.shared.Len()+len(r.result.Tokens) > maxShared {
+		r.shared.Reset()
+	}
+	r.shared.Append(r.seq.Tokens[min(r.seq.Prompt, len(r.seq.Tokens)):]...)
+	r.shared.Border()
 }
 
 // fail ends every request after an error of the device: the engine cannot go on.

@@ -17,13 +17,14 @@ type Loop struct {
 // Short cycles occur in honest text (a row of dots, a table of zeros), so they
 // must last longer; a long passage repeated twice word for word does not.
 func need(p int) int32 {
+	n := 2 * p
 	switch {
 	case p <= 16:
-		return int32(max(8*p, 96))
+		n = 8 * p
 	case p < 64:
-		return int32(4 * p)
+		n = 4 * p
 	}
-	return int32(2 * p)
+	return int32(max(n, 96))
 }
 
 // Next takes a token and reports a loop: the answer's last repeated tokens

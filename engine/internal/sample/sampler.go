@@ -64,32 +64,113 @@ type Sampler struct {
 // for Temperature 0. row is not changed.
 //
 // The order is that of transformers' logits warpers: temperature, top-k, top-p,
-// min-p. Candidates are taken in descending order of logit, lower id first on
-// ties, and sums are float64 in that order, so the pick is reproducible.
+// min-p. Where something is cut, candidates are taken in descending order of
+// logit, lower id first on ties; sums are float64 in a fixed order. So the pick
+// is reproducible.
 func (s *Sampler) Pick(row []float32, p Params, position int) int32 {
-	if p.Temperature == 0 {
-		return ArgMax(row)
+	best := ArgMax(row)
+	high := row[best]
+	if p.Temperature == 0 || math.IsInf(float64(high), -1) || math.IsNaN(float64(high)) {
+		return best
 	}
-	s.collect(row, p)
-	if len(s.cand) == 0 {
-		return ArgMax(row)
+	u := Uniform(p.Seed, position)
+	cutsTopP := p.TopP > 0 && p.TopP < 1
+	if p.TopK == 0 && !cutsTopP && p.MinP == 0 {
+		return plain(row, high, p.Temperature, u)
 	}
-	n := len(s.cand)
-	if p.TopK > 0 {
-		n = min(n, p.TopK)
-	}
-	// Weights relative to the best candidate.
-	high := float64(s.cand[0].logit)
-	s.weights = s.weights[:0]
 	total := 0.0
-	for _, c := range s.cand[:n] {
-		w := math.Exp((float64(c.logit) - high) / p.Temperature)
-		s.weights = append(s.weights, w)
-		total += w
+	switch {
+	case p.TopK > 0:
+		s.collect(row, high-negligible(p.Temperature, len(row)))
+		s.keepBest(p.TopK)
+	case cutsTopP:
+		total = s.collectTopP(row, high, p)
+	default:
+		s.collect(row, high+float32(p.Temperature*math.Log(p.MinP)*1.0001)-1e-6) // cutMinP decides exactly
 	}
-	n = cutTopP(s.weights[:n], total, p.TopP)
+	slices.SortFunc(s.cand, descending)
+	s.weights = s.weights[:0]
+	sum := 0.0
+	for _, c := range s.cand {
+		w := weight(c.logit, high, p.Temperature)
+		s.weights = append(s.weights, w)
+		sum += w
+	}
+	if total == 0 {
+		total = sum
+	}
+	n := cutTopP(s.weights, total, p.TopP)
 	n = cutMinP(s.weights[:n], p.MinP)
-	return s.draw(n, Uniform(p.Seed, position))
+	return s.draw(n, u)
+}
+
+// weight is the probability of a logit relative to the highest.
+func weight(l, high float32, temperature float64) float64 {
+	return math.Exp((float64(l) - float64(high)) / temperature)
+}
+
+// negligible is the distance from the best logit beyond which all n ids together
+// weigh less than 2^-53 of it.
+func negligible(temperature float64, n int) float32 {
+	return float32(temperature * (53*math.Ln2 + math.Log(float64(n))))
+}
+
+// plain draws from the whole row, ids in ascending order.
+func plain(row []float32, high float32, temperature, u float64) int32 {
+	floor := high - negligible(temperature, len(row))
+	total := 0.0
+	for _, l := range row {
+		if l >= floor {
+			total += weight(l, high, temperature)
+		}
+	}
+	u *= total
+	sum, last := 0.0, int32(0)
+	for id, l := range row {
+		if l >= floor {
+			sum += weight(l, high, temperature)
+			last = int32(id)
+			if u < sum {
+				break
+			}
+		}
+	}
+	return last
+}
+
+// bins is the number of intervals into which collectTopP sorts logits.
+const bins = 512
+
+// collectTopP gathers a superset of the nucleus and returns the weight of the
+// whole row. A first pass adds weights up by interval of logit; the nucleus lies
+// in the intervals above the one in which the share reaches TopP.
+func (s *Sampler) collectTopP(row []float32, high float32, p Params) (total float64) {
+	span := negligible(p.Temperature, len(row))
+	scale := bins / (span * 1.0001)
+	var mass [bins]float64
+	for _, l := range row {
+		if d := high - l; d <= span {
+			mass[int(d*scale)] += weight(l, high, p.Temperature)
+		}
+	}
+	for _, m := range mass {
+		total += m
+	}
+	sum, last := 0.0, bins-1
+	for i, m := range mass {
+		sum += m
+		if sum >= p.TopP*total*(1+1e-9) { // generous: cutTopP decides exactly
+			last = i
+			break
+		}
+	}
+	s.cand = s.cand[:0]
+	for id, l := range row {
+		if d := high - l; d <= span && int(d*scale) <= last {
+			s.cand = append(s.cand, candidate{int32(id), l})
+		}
+	}
+	return total
 }
 
 // draw picks candidate i with probability weights[i]/sum.
@@ -138,29 +219,14 @@ func cutMinP(weights []float64, p float64) int {
 	return len(weights)
 }
 
-// collect gathers candidates in descending order. A candidate whose weight,
-// even together with all others as light as it, cannot matter is left out:
-// below exp(-cut) of the best, V of them weigh less than 2^-53 of it.
-func (s *Sampler) collect(row []float32, p Params) {
-	best := row[ArgMax(row)]
+// collect gathers the ids whose logits are at least floor.
+func (s *Sampler) collect(row []float32, floor float32) {
 	s.cand = s.cand[:0]
-	if math.IsInf(float64(best), -1) {
-		return
-	}
-	cut := float32(p.Temperature * (53*math.Ln2 + math.Log(float64(len(row)))))
-	if p.MinP > 0 {
-		// Slightly generous: cutMinP decides exactly.
-		cut = min(cut, float32(-p.Temperature*math.Log(p.MinP))*1.0001+1e-6)
-	}
 	for id, l := range row {
-		if l >= best-cut {
+		if l >= floor {
 			s.cand = append(s.cand, candidate{int32(id), l})
 		}
 	}
-	if k := p.TopK; k > 0 && k < len(s.cand)/4 {
-		s.keepBest(k)
-	}
-	slices.SortFunc(s.cand, descending)
 }
 
 func descending(a, b candidate) int {
@@ -176,6 +242,9 @@ func descending(a, b candidate) int {
 // keepBest moves the k best candidates to the front, in any order, and drops
 // the rest, by quickselect.
 func (s *Sampler) keepBest(k int) {
+	if k >= len(s.cand) {
+		return
+	}
 	c, lo, hi := s.cand, 0, len(s.cand)
 	for hi-lo > 1 {
 		pivot := c[lo+(hi-lo)/2]
