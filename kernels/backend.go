@@ -103,10 +103,10 @@ type QuantPart struct {
 }
 
 // ActivationGroup is the number of consecutive inputs of a row of X that share a
-// scale when a backend rounds X to 8 bits for a quantised weight with k inputs:
-// the weight's group up to 128 inputs, 128 for larger groups where 128 divides k.
-func (q QuantPart) ActivationGroup(k int) int {
-	if q.Group > 128 && k%128 == 0 {
+// scale when a backend rounds X to 8 bits for a quantised weight:
+// the weight's group, or 128 where that divides a larger group.
+func (q QuantPart) ActivationGroup() int {
+	if q.Group%128 == 0 {
 		return 128
 	}
 	return q.Group

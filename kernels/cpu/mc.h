@@ -100,5 +100,5 @@ int mc_run(const mc_isa *isa, mc_cmd *cmds, int64_t n, int threads, mc_error *er
 // first byte of output i's row; dt its dtype.
 void mc_pack_dense(mc_weight *w, int64_t p0, int64_t p1, const char *src, int64_t n0, int64_t n1, int dt);
 // The same for quantised rows: bits 8 or 4, values, scales and zeros as in kernels.QuantPart.
-void mc_pack_quant(mc_weight *w, int64_t p0, int64_t p1, const uint8_t *q, const float *scales, const uint8_t *zeros, int bits, int64_t n0, int64_t n1);
+void mc_pack_quant(mc_weight *w, int64_t p0, int64_t p1, const uint8_t *q, const float *scales, const uint8_t *zeros, int bits, int64_t group, int64_t n0, int64_t n1);
 #endif

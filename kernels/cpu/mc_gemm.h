@@ -180,23 +180,6 @@ static int64_t out_panels(const mc_cmd *c) {
 	return c->n[3] ? w->n / 64 : CEIL(w->n, 32);
 }
 
-static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
-	const mc_weight *w = c->obj;
-	int kind = linear_kind(w);
-	int64_t T = c->n[0], panels = out_panels(c), row = staged_row(w, kind) * kind_size(kind);
-	out->shared_bytes = T * row;
-	if (phase == 0) {
-		out->tasks = CEIL(T, 8);
-		out->ns = (double)T * w->k * 0.05;
-	} else if (phase == 1) {
-		int64_t per = task_panels(w, T, panels, threads);
-		out->tasks = CEIL(panels, per) * (T <= MAX_ROWS ? 1 : CEIL(T, super_rows(w, kind)));
-		double flops = 2.0 * T * w->n * w->k / (VL == 16 ? 100 : 20), bytes = (double)w->bytes / 40;
-		out->ns = flops > bytes ? flops : bytes;
-		out->local_bytes = T <= MAX_ROWS ? MAX_ROWS * 128 * 4 : super_rows(w, kind) * per * 32 * 4 * (c->n[3] ? 2 : 1);
-	}
-}
-
 static void stage_row(int kind, char *dst, const char *x, int64_t dt, int64_t k, int64_t padded) {
 	if (kind == KD) {
 		if (dt == MC_BF16) memcpy(dst, x, k * 2);
@@ -239,6 +222,26 @@ static void epilogue_glu(const mc_cmd *c, int64_t row, int R, int64_t col, int64
 	for (int i = 0; i < R; i++) {
 		char *o = row_of(&c->t[0], row + i);
 		for (int64_t j = 0; j < cols; j += VL) vput(o, c->t[0].dt, col + j, cols - j, vact(ACT_SILU, vload(gate + i * ld + j)) * vload(up + i * ld + j));
+	}
+}
+
+#include "mc_quant.h"
+
+static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
+	const mc_weight *w = c->obj;
+	if (is_quant(w)) { q_plan(c, phase, threads, out); return; }
+	int kind = linear_kind(w);
+	int64_t T = c->n[0], panels = out_panels(c), row = staged_row(w, kind) * kind_size(kind);
+	out->shared_bytes = T * row;
+	if (phase == 0) {
+		out->tasks = CEIL(T, 8);
+		out->ns = (double)T * w->k * 0.05;
+	} else if (phase == 1) {
+		int64_t per = task_panels(w, T, panels, threads);
+		out->tasks = CEIL(panels, per) * (T <= MAX_ROWS ? 1 : CEIL(T, super_rows(w, kind)));
+		double flops = 2.0 * T * w->n * w->k / (VL == 16 ? 100 : 20), bytes = (double)w->bytes / 40;
+		out->ns = flops > bytes ? flops : bytes;
+		out->local_bytes = T <= MAX_ROWS ? MAX_ROWS * 128 * 4 : super_rows(w, kind) * per * 32 * 4 * (c->n[3] ? 2 : 1);
 	}
 }
 
@@ -300,6 +303,7 @@ static void linear_many(const mc_cmd *c, int kind, int64_t p0, int64_t p1, int64
 
 static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x) {
 	const mc_weight *w = c->obj;
+	if (is_quant(w)) { q_run(c, phase, task, threads, x); return; }
 	int kind = linear_kind(w);
 	int64_t T = c->n[0], ldx = staged_row(w, kind), size = kind_size(kind);
 	if (phase == 0) {

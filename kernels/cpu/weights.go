@@ -27,14 +27,34 @@ const panel = 32 // outputs of a panel
 
 func ceil(n, unit int) int { return (n + unit - 1) / unit * unit }
 
-// layout picks how a layer is packed: bf16 if all its parts are, else float32.
-func layout(src kernels.LinearSource) C.int32_t {
-	for _, p := range src.Parts {
-		if p.Quant != nil || p.DType != kernels.BF16 {
-			return C.MC_W_F32
-		}
+// plan is how a layer is packed.
+type plan struct {
+	layout     C.int32_t
+	panelBytes int64
+	quant      *kernels.QuantPart // of a quantised layout; the parts agree on Bits and Group
+	zeros      bool
+}
+
+// planOf picks the layout: quantised if all parts are alike and the kernels take
+// their group, bf16 if all parts are, else float32, into which every source decodes.
+func planOf(src kernels.LinearSource) plan {
+	p := plan{layout: C.MC_W_F32, panelBytes: int64(src.K) * panel * 4}
+	dense, first := true, src.Parts[0].Quant
+	same := first != nil && src.Precision == kernels.PrecisionNative
+	for _, part := range src.Parts {
+		dense = dense && part.Quant == nil && part.DType == kernels.BF16
+		same = same && part.Quant != nil && part.Quant.Bits == first.Bits && part.Quant.Group == first.Group
+		p.zeros = p.zeros || part.Quant != nil && part.Quant.Zeros != nil
 	}
-	return C.MC_W_BF16
+	switch {
+	case dense:
+		p.layout, p.panelBytes = C.MC_W_BF16, int64(ceil(src.K, 2))*panel*2
+	case same && first.Bits == 8 && first.Group%4 == 0:
+		p.layout, p.panelBytes, p.quant = C.MC_W_Q8, int64(src.K)*panel, first
+	case same && first.Bits == 4 && first.Group%8 == 0:
+		p.layout, p.panelBytes, p.quant = C.MC_W_Q4, int64(src.K)*panel/2, first
+	}
+	return p
 }
 
 func (b *backend) PackLinear(src kernels.LinearSource) (kernels.Weight, error) {
@@ -42,27 +62,39 @@ func (b *backend) PackLinear(src kernels.LinearSource) (kernels.Weight, error) {
 	if err != nil {
 		return nil, err
 	}
-	kind := layout(src)
-	panelBytes := int64(src.K) * panel * 4
-	if kind == C.MC_W_BF16 {
-		panelBytes = int64(ceil(src.K, 2)) * panel * 2
+	p := planOf(src)
+	panels := int64(ceil(n, panel) / panel)
+	const head, slack = 256, 4096 // slack: kernels fetch past the end
+	data := panels*p.panelBytes + slack
+	scales, zeros := int64(0), int64(0)
+	if p.quant != nil {
+		scales = panels * panel * 4 * int64(src.K/p.quant.Group)
+		if p.zeros {
+			zeros = scales
+		}
 	}
-	panels := ceil(n, panel) / panel
-	const head, slack = 256, 4096 // slack: kernels prefetch past the end
-	m, err := b.allocate(head + int64(panels)*panelBytes + slack)
+	m, err := b.allocate(head + scales + zeros + data)
 	if err != nil {
 		return nil, fmt.Errorf("cpu: pack %s [%d,%d]: %w", src.Name, n, src.K, err)
 	}
 	w := (*C.mc_weight)(m.p)
-	w.layout, w.n, w.k = kind, C.int64_t(n), C.int64_t(src.K)
-	w.panel_bytes, w.data, w.bytes = C.int64_t(panelBytes), (*C.char)(unsafe.Add(m.p, head)), C.int64_t(m.bytes)
+	w.layout, w.n, w.k = p.layout, C.int64_t(n), C.int64_t(src.K)
+	w.panel_bytes, w.bytes = C.int64_t(p.panelBytes), C.int64_t(m.bytes)
+	w.data = (*C.char)(unsafe.Add(m.p, head+scales+zeros))
+	if p.quant != nil {
+		w.group, w.agroup = C.int64_t(p.quant.Group), C.int64_t(p.quant.ActivationGroup())
+		w.scales = (*C.float)(unsafe.Add(m.p, head))
+		if p.zeros {
+			w.zeros = (*C.float)(unsafe.Add(m.p, head+scales))
+		}
+	}
 	if src.Precision == kernels.PrecisionF32 {
 		w.exact = 1
 	}
 	at := 0
-	for _, p := range src.Parts {
-		pack(w, p, at)
-		at += p.N
+	for _, part := range src.Parts {
+		pack(w, part, at)
+		at += part.N
 	}
 	return &weight{memory: m, w: w}, nil
 }
@@ -92,13 +124,11 @@ func packRange(w *C.mc_weight, p kernels.MatrixPart, at, lo, hi int) {
 		C.mc_pack_dense(w, C.int64_t(lo), C.int64_t(hi), (*C.char)(data), n0, n1, cType(p.DType))
 		return
 	}
-	local := *w
-	local.group = C.int64_t(q.Group)
 	var zeros *C.uint8_t
 	if q.Zeros != nil {
 		zeros = (*C.uint8_t)(unsafe.Pointer(&q.Zeros[0]))
 	}
-	C.mc_pack_quant(&local, C.int64_t(lo), C.int64_t(hi), (*C.uint8_t)(data), (*C.float)(unsafe.Pointer(&q.Scales[0])), zeros, C.int(q.Bits), n0, n1)
+	C.mc_pack_quant(w, C.int64_t(lo), C.int64_t(hi), (*C.uint8_t)(data), (*C.float)(unsafe.Pointer(&q.Scales[0])), zeros, C.int(q.Bits), C.int64_t(q.Group), n0, n1)
 }
 
 // cType is the C code of a dtype.

@@ -34,6 +34,18 @@ func fusedCases() []testCase {
 			}
 		}
 	}
+	for _, bits := range []int{4, 8} {
+		for _, t := range []int{1, 2, 5, 20} {
+			all = append(all, bound("SwiGLU", fmt.Sprintf("int%d/T=%d,K=256,F=96", bits, t), func(w *world) {
+				s := quantSpec{k: 256, n: 96, bits: bits, group: 64}
+				weights := w.pack(kernels.LinearSource{Name: "test", K: 256, Parts: []kernels.MatrixPart{s.part(w), s.part(w)}})
+				a := kernels.SwiGLUArgs{W: weights, X: w.random("X", f32, t, 256), Out: w.out("Out", f32, t, 96), Scratch: w.scratch(f32, t, 192)}
+				if w.err == nil {
+					w.do(kernels.SwiGLU(w.Backend, a))
+				}
+			}))
+		}
+	}
 	return all
 }
 

@@ -177,6 +177,8 @@ func quantCases() []testCase {
 		{k: 24, n: 9, bits: 4, group: 12, zeros: true},
 		{k: 4096, n: 64, bits: 4, group: 64},
 		{k: 4096, n: 64, bits: 8, group: 128},
+		{k: 384, n: 34, bits: 8, group: 192},
+		{k: 384, n: 34, bits: 4, group: 384, zeros: true},
 	} {
 		for _, t := range []int{1, 2, 4, 7, 13, 26} {
 			for _, p := range []kernels.Precision{kernels.PrecisionNative, kernels.PrecisionF32} {

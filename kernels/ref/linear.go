@@ -173,7 +173,7 @@ func roundInputs[A number](x []A, p kernels.MatrixPart) []A {
 	out := append([]A(nil), x...)
 	switch {
 	case p.Quant != nil:
-		group := p.Quant.ActivationGroup(len(x))
+		group := p.Quant.ActivationGroup()
 		for lo := 0; lo < len(x); lo += group {
 			largest := 0.0
 			for _, v := range x[lo : lo+group] {
