@@ -19,7 +19,7 @@ INLINE vi dot4(vi acc, vu w, const int8_t *quad) {
 	memcpy(&a, quad, 4);
 #if defined(MC_DOT_BF16)
 	// As asm, since gcc 12 copies and spills the accumulators of the intrinsic.
-	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const int32_t *)quad));
+	__asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(viset(a)));
 	return acc;
 #elif defined(MC_AVX512)
 	__m512i v = _mm512_set1_epi32(a), u = (__m512i)w;
@@ -51,6 +51,7 @@ typedef struct {
 INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *C, size_t ldc, int acc) {
 	for (int col = 0; col < 32; col += 2 * VL) {
 		vf f[R][NP][2];
+		vi d[R][NP][2];
 #pragma GCC unroll 16
 		for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
@@ -65,7 +66,6 @@ INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *
 		for (int p = 0; p < NP; p++) w[p] = a->W[p] + col * 4;
 		int64_t s = col, past = a->phase;
 		for (int64_t g = 0; g < a->groups; g++) {
-			vi d[R][NP][2];
 #pragma GCC unroll 16
 			for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
