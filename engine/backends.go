@@ -8,6 +8,7 @@ import (
 
 	"metacap/kernels"
 	"metacap/kernels/cpu"
+	"metacap/kernels/cuda"
 	"metacap/kernels/ref"
 )
 
@@ -19,6 +20,13 @@ type backend struct {
 }
 
 var backends = []backend{
+	{name: "cuda", auto: true, open: func(ordinal, _ int) (kernels.Backend, error) {
+		b, err := cuda.Open(cuda.Options{Device: ordinal})
+		if err != nil {
+			return nil, err // not a nil *cuda.Backend in an interface
+		}
+		return b, nil
+	}},
 	{name: "cpu", auto: true, open: func(_, threads int) (kernels.Backend, error) { return cpu.Open(cpu.Options{Threads: threads}) }},
 	{name: "ref", open: func(_, threads int) (kernels.Backend, error) { return ref.Open(ref.Options{Threads: threads}) }},
 }

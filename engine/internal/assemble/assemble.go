@@ -133,7 +133,7 @@ func pick(given, cpu, gpu int, info kernels.Info) int {
 func size(c *runner.Config, s Settings, vis *model.VisionDims, info kernels.Info) {
 	c.MaxSequences = pick(s.MaxSequences, cpuSequences, gpuSequences, info)
 	c.StepTokens = max(pick(s.StepTokens, cpuStep, gpuStep, info), c.MaxSequences)
-	c.MaxRows = min(c.StepTokens, pick(0, 32, 64, info))
+	c.MaxRows = min(c.StepTokens, max(c.MaxSequences, pick(0, 32, 64, info)))
 	if vis == nil {
 		return
 	}

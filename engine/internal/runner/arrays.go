@@ -69,13 +69,30 @@ func (a *arrays) add(t *kernels.Tensor, v []int32) {
 	a.end(t)
 }
 
+// addPadded adds an array and pad more elements.
+func (a *arrays) addPadded(t *kernels.Tensor, v []int32, pad int, fill int32) {
+	a.begin()
+	for _, x := range v {
+		a.push(x)
+	}
+	for range pad {
+		a.push(fill)
+	}
+	a.end(t)
+}
+
 // add2 adds an array of rows of width elements.
 func (a *arrays) add2(t *kernels.Tensor, v []int32, width int) {
 	a.begin()
 	for _, x := range v {
 		a.push(x)
 	}
-	if len(v) == 0 {
+	a.end2(t, width)
+}
+
+// end2 is end for an array of rows of width elements.
+func (a *arrays) end2(t *kernels.Tensor, width int) {
+	if a.n == a.start {
 		t.Buf = nil
 		return
 	}
@@ -83,7 +100,7 @@ func (a *arrays) add2(t *kernels.Tensor, v []int32, width int) {
 	if len(t.Shape) != 2 {
 		t.Shape = make([]int, 2)
 	}
-	t.Shape[0], t.Shape[1] = len(v)/width, width
+	t.Shape[0], t.Shape[1] = (a.n-a.start)/width, width
 }
 
 func (a *arrays) send(b kernels.Backend) error {

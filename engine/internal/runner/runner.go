@@ -46,6 +46,9 @@ type Runner struct {
 	logits   []float32
 	timing   Timing
 	closed   bool
+
+	capture kernels.Capturer // nil if the backend cannot record
+	graphs  map[graphKey]*graphEntry
 }
 
 // Open allocates everything that m needs on b. The runner does not own b or m.
@@ -53,7 +56,8 @@ func Open(b kernels.Backend, m *model.Model, cfg Config) (*Runner, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	r := &Runner{b: b, m: m, cfg: cfg}
+	r := &Runner{b: b, m: m, cfg: cfg, graphs: map[graphKey]*graphEntry{}}
+	r.capture, _ = b.(kernels.Capturer)
 	var vis *model.VisionDims
 	if m.Vision != nil {
 		vis = &m.Vision.Dims
@@ -112,6 +116,11 @@ func (r *Runner) Run(b *sched.Batch, sink Sink) error { return r.RunTap(b, sink,
 // RunTap is Run with a tap on intermediate results.
 func (r *Runner) RunTap(b *sched.Batch, sink Sink, tap model.Tap) error {
 	start := time.Now()
+	if k, ok := r.recordable(b); ok && tap == nil {
+		err := r.runGraph(b, k, sink)
+		r.timing = Timing{Total: time.Since(start)}
+		return err
+	}
 	if err := r.upload(b); err != nil {
 		return fmt.Errorf("runner: upload: %w", err)
 	}
@@ -185,14 +194,8 @@ func (r *Runner) forward(b *sched.Batch, sink Sink, tap model.Tap) error {
 	if n := len(b.Features); n > 0 {
 		s.Picked = r.space.Picked(n)
 	}
-	if len(b.Copies) > 0 {
-		r.pairs = r.pairs[:0]
-		for _, c := range b.Copies {
-			r.pairs = append(r.pairs, c)
-		}
-		if err := r.b.KVCopy(kernels.KVCopyArgs{KV: r.kv, Pairs: r.pairs}); err != nil {
-			return err
-		}
+	if err := r.copyBlocks(b); err != nil {
+		return err
 	}
 	if err := r.m.Decoder.Forward(s); err != nil {
 		return err
@@ -201,6 +204,18 @@ func (r *Runner) forward(b *sched.Batch, sink Sink, tap model.Tap) error {
 		return r.b.Sync()
 	}
 	return r.emit(b, sink, tap)
+}
+
+// copyBlocks makes the copies of blocks that the step writes into.
+func (r *Runner) copyBlocks(b *sched.Batch) error {
+	if len(b.Copies) == 0 {
+		return nil
+	}
+	r.pairs = r.pairs[:0]
+	for _, c := range b.Copies {
+		r.pairs = append(r.pairs, c)
+	}
+	return r.b.KVCopy(kernels.KVCopyArgs{KV: r.kv, Pairs: r.pairs})
 }
 
 // emit computes logits a few rows at a time: whole rows first, then those of
@@ -262,6 +277,7 @@ func (r *Runner) Close() {
 		return
 	}
 	r.closed = true
+	r.dropGraphs()
 	if r.vspace != nil {
 		r.vspace.Free()
 	}

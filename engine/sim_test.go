@@ -1,0 +1,103 @@
+package engine_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stretchr/testify/require"
+
+	"metacap/engine"
+	"metacap/engine/trace"
+	"metacap/kernels/cuda/sim"
+)
+
+var simulator = sync.OnceValues(func() (string, error) { return sim.Build(sim.Options{}) })
+
+// needSimulator makes the device "sim" available or skips the test.
+var needSimulator = func() func(t *testing.T) {
+	var once sync.Once
+	return func(t *testing.T) {
+		lib, err := simulator()
+		if errors.Is(err, sim.ErrNoCompiler) {
+			t.Skip(err)
+		}
+		require.NoError(t, err)
+		once.Do(func() { engine.OpenSimulator(lib) })
+	}
+}()
+
+// TestSimulatedGPU decodes greedily on the CUDA backend over the simulated
+// driver, recorded steps included, and compares log-probabilities with the
+// reference's: tolerance 2e-4, see testdata/README.md.
+func TestSimulatedGPU(t *testing.T) {
+	needSimulator(t)
+	raw, err := os.ReadFile("../testdata/goldens/qwen3-tied-bf16.json")
+	require.NoError(t, err)
+	var g struct {
+		Prompts []struct {
+			ID     string
+			IDs    []int32 `json:"input_ids"`
+			Greedy struct {
+				IDs      []int32
+				LogProbs []float64
+				Margin   []float64
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(raw, &g))
+	m, err := trace.Open(t.Context(), "../testdata/models/qwen3-tied-bf16", trace.Options{Device: "sim", DType: "f32"})
+	require.NoError(t, err)
+	defer m.Close()
+	var in []trace.Input
+	var forced [][]int32
+	for _, p := range g.Prompts {
+		if len(p.IDs) <= 70 && len(in) < 3 {
+			in, forced = append(in, trace.Input{IDs: p.IDs}), append(forced, p.Greedy.IDs[:10])
+		}
+	}
+	require.Len(t, in, 3)
+	steps, err := m.Greedy(t.Context(), in, 10, forced)
+	require.NoError(t, err)
+	for i := range in {
+		var p = g.Prompts[0]
+		for _, q := range g.Prompts {
+			if &q.IDs[0] == &in[i].IDs[0] {
+				p = q
+			}
+		}
+		for j, st := range steps[i] {
+			if p.Greedy.Margin[j] > 2e-3 {
+				require.Equal(t, p.Greedy.IDs[j], st.ID, "%s step %d", p.ID, j)
+			}
+			if diff := math.Abs(st.LogProb - p.Greedy.LogProbs[j]); !(diff <= 2e-4) {
+				t.Fatalf("%s step %d: log-probability %g, want %g", p.ID, j, st.LogProb, p.Greedy.LogProbs[j])
+			}
+		}
+	}
+}
+
+// TestDifferentialSimulatedGPU: alone and in company, bit for bit, on the CUDA backend.
+func TestDifferentialSimulatedGPU(t *testing.T) {
+	needSimulator(t)
+	open := func(cfg engine.Config) *engine.Engine {
+		cfg.Verify, cfg.Device, cfg.ContextTokens = true, "sim", 512
+		e, err := engine.Open(t.Context(), filepath.Join("../testdata/models", "internvl3-qwen25-hf-bf16"), cfg)
+		require.NoError(t, err)
+		return e
+	}
+	s := newRealScenario(1)
+	s.requests = s.requests[:min(3, len(s.requests))]
+	for i := range s.requests {
+		s.requests[i].LogProbs, s.requests[i].MaxTokens = true, min(s.requests[i].MaxTokens, 6)
+	}
+	want := s.alone(t, open)
+	got := s.together(t, open, engine.Config{MaxSequences: 3, StepTokens: 40, KVBlocks: 20})
+	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+}
