@@ -70,16 +70,13 @@ typedef struct { int64_t tasks; double ns; int64_t shared_bytes, local_bytes; } 
 // The functions of one instruction set.
 typedef struct {
 	const char *name;
-	int max_rows;       // rows of the register tile
-	int dot_bf16;       // has a bf16 dot product
-	int dot_i8;         // has an unsigned-by-signed 8-bit dot product
 	void (*plan)(const mc_cmd *c, int phase, int threads, mc_plan *out); // tasks = 0: no such phase
 	void (*run)(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x);
 } mc_isa;
 
 extern const mc_isa mc_base;
 #if defined(__x86_64__)
-extern const mc_isa mc_avx2, mc_avx512, mc_avx512bf16, mc_amx;
+extern const mc_isa mc_avx2, mc_avx512, mc_avx512bf16;
 #endif
 
 const mc_isa *mc_find_isa(const char *name); // "" = best; NULL if unknown or not runnable here

@@ -80,9 +80,4 @@ static void run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x
 #define MC_TEXT(x) MC_STRING(x)
 #define MC_JOIN(a, b) a##b
 #define MC_SYMBOL(x) MC_JOIN(mc_, x)
-#ifdef MC_DOT_BF16
-enum { HAS_DOT = 1 };
-#else
-enum { HAS_DOT = 0 };
-#endif
-const mc_isa MC_SYMBOL(MC_NAME) = {MC_TEXT(MC_NAME), MAX_ROWS, HAS_DOT, 0, plan, run};
+const mc_isa MC_SYMBOL(MC_NAME) = {MC_TEXT(MC_NAME), plan, run};

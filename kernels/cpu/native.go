@@ -25,8 +25,9 @@ type backend struct {
 
 	cmds    *C.mc_cmd
 	n, size int
-	garbage []*memory // freed while commands were waiting
-	err     error     // first device error since the last Sync
+	bad     *C.mc_error // C memory, so that a run makes no garbage
+	garbage []*memory   // freed while commands were waiting
+	err     error       // first device error since the last Sync
 
 	mu     sync.Mutex
 	live   map[*memory]bool
@@ -66,6 +67,7 @@ func open(opt Options) (kernels.Backend, error) {
 		MemoryBytes: total,
 		FreeBytes:   available,
 	}
+	b.bad = (*C.mc_error)(C.calloc(1, C.sizeof_mc_error))
 	C.mc_pool_retain(C.int(b.threads))
 	return b, nil
 }
@@ -201,8 +203,9 @@ func (b *backend) flush() {
 	if b.n == 0 {
 		return
 	}
-	var bad C.mc_error
-	rc := C.mc_run(b.isa, b.cmds, C.int64_t(b.n), C.int(b.threads), &bad)
+	bad := b.bad
+	*bad = C.mc_error{}
+	rc := C.mc_run(b.isa, b.cmds, C.int64_t(b.n), C.int(b.threads), bad)
 	for _, c := range unsafe.Slice(b.cmds, b.n) {
 		C.free(c.extra)
 	}
@@ -237,7 +240,8 @@ func (b *backend) Close() error {
 	}
 	clear(b.live)
 	C.free(unsafe.Pointer(b.cmds))
-	b.cmds, b.size = nil, 0
+	C.free(unsafe.Pointer(b.bad))
+	b.cmds, b.bad, b.size = nil, nil, 0
 	C.mc_pool_release()
 	return nil
 }
