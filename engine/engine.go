@@ -162,10 +162,7 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 	if err != nil {
 		return nil, err
 	}
-	a, err := assemble.Build(ctx, ck, b, assemble.Settings{
-		DType: c.DType, MemoryBytes: c.MemoryBytes, MaxSequences: c.MaxSequences, StepTokens: c.StepTokens,
-		KVBlocks: c.KVBlocks, Context: c.ContextTokens, EncoderBytes: c.EncoderCacheBytes, Workers: runtime.GOMAXPROCS(0),
-	})
+	a, err := assemble.Build(ctx, ck, b, c.settings())
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -201,6 +198,46 @@ func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.
 		i.Vision, i.TileSize, i.TileTokens, i.MaxTiles = true, v.Dims.ImageSize, v.Dims.Tokens(), ck.Config.MaxTiles
 	}
 	return i
+}
+
+// settings are the parts of the configuration that size an engine.
+func (c Config) settings() assemble.Settings {
+	return assemble.Settings{
+		DType: c.DType, MemoryBytes: c.MemoryBytes, MaxSequences: c.MaxSequences, StepTokens: c.StepTokens,
+		KVBlocks: c.KVBlocks, Context: c.ContextTokens, EncoderBytes: c.EncoderCacheBytes, Workers: runtime.GOMAXPROCS(0),
+	}
+}
+
+// PlanMemory is the budget that Open would keep to on a device, computed from
+// shapes: nothing is placed. The weights are counted as stored; a backend may
+// pack them a little larger. Errors as from Open, ErrOutOfMemory among them.
+func PlanMemory(dir string, c Config) (Budget, error) {
+	ck, err := loader.Open(dir)
+	return planMemory(ck, err, dir, c)
+}
+
+// PlanMemoryFS is PlanMemory for a checkpoint inside a file system.
+func PlanMemoryFS(fsys fs.FS, name string, c Config) (Budget, error) {
+	ck, err := loader.OpenFS(fsys, ".")
+	return planMemory(ck, err, name, c)
+}
+
+// planMemory closes ck, unless opening it failed.
+func planMemory(ck *loader.Checkpoint, opened error, name string, c Config) (Budget, error) {
+	if opened != nil {
+		return Budget{}, openError(name, opened)
+	}
+	defer ck.Close()
+	b, err := OpenBackend(c.Device, c.Threads)
+	if err != nil {
+		return Budget{}, openError(name, err)
+	}
+	defer b.Close()
+	plan, limit, err := assemble.Plan(ck, b.Info(), c.settings())
+	if err != nil {
+		return Budget{}, openError(name, err)
+	}
+	return Budget{Limit: limit, Weights: plan.Weights, Vision: plan.Vision, Workspace: plan.Workspace, Encoder: plan.Encoder, KV: plan.KV}, nil
 }
 
 // OpenParts opens an engine over parts that are not a checkpoint. It is for

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"metacap/engine"
 	"metacap/internal/demo"
 	"metacap/loader"
 	"metacap/tokenizer"
@@ -26,12 +27,18 @@ type modelCmd struct {
 type modelInfoCmd struct {
 	Dir  string `arg:"" optional:"" help:"Directory of a checkpoint; demo or nothing: the embedded one."`
 	JSON bool   `name:"json" help:"As one JSON object."`
+
+	Device  string   `default:"auto" placeholder:"NAME" help:"Plan the memory for this device: ${device_help}"`
+	Dtype   string   `default:"auto" enum:"auto,f32,bf16" help:"Type to compute in: auto, f32 or bf16."`
+	Memory  bytesize `default:"0" placeholder:"SIZE" help:"Most memory to use there, as 20GiB; 0 = what fits."`
+	Context int      `default:"0" placeholder:"N" help:"Longest prompt and answer together, tokens; 0 = the model's limit."`
 }
 
 func (*modelInfoCmd) examples() string {
 	return `
   metacap model info ~/models/MetaCaptioner-8B
   metacap model info demo                          what the embedded model is and knows
+  metacap model info --memory 12GiB --context 8192 DIR
   metacap model info --json DIR
 
 Only headers are read: it takes a moment whatever the size. Exit code 2 if
@@ -51,6 +58,7 @@ type modelRecord struct {
 	Total        partRecord       `json:"total"`
 	KVPerToken   int64            `json:"kv_bytes_per_token"` // 16-bit elements
 	Pictures     []sizeRecord     `json:"pictures,omitempty"`
+	Memory       *budgetRecord    `json:"memory,omitempty"` // absent if it does not fit
 	EndTokens    []string         `json:"end_tokens"`
 	Template     bool             `json:"own_chat_template"`
 	Problems     []string         `json:"problems,omitempty"`
@@ -96,6 +104,18 @@ type partRecord struct {
 	Bytes      int64  `json:"bytes"`
 }
 
+// budgetRecord is the memory plan on a device, in bytes.
+type budgetRecord struct {
+	Device    string `json:"device"`
+	Limit     int64  `json:"limit"` // 0 = unknown
+	Weights   int64  `json:"weights"`
+	Vision    int64  `json:"vision_workspace"`
+	Workspace int64  `json:"decoder_workspace"`
+	Encoder   int64  `json:"encoded_tiles"`
+	KV        int64  `json:"kv_cache"`
+	Total     int64  `json:"total"`
+}
+
 // sizeRecord is what a picture of some size costs.
 type sizeRecord struct {
 	Width   int   `json:"width"`
@@ -110,10 +130,15 @@ var pictureSizes = [][2]int{{448, 448}, {640, 480}, {1024, 1024}, {1280, 960}, {
 
 // Run is called by kong.
 func (c *modelInfoCmd) Run(a *app) error {
-	f := engineFlags{Model: c.Dir}
+	f := engineFlags{Model: c.Dir, Device: c.Device, Dtype: c.Dtype, Memory: c.Memory, Context: c.Context, PromptStyle: "jinja"}
 	r, err := inspect(&f)
 	if err != nil {
 		return err
+	}
+	if len(r.Problems) == 0 {
+		if err := r.planMemory(&f, a); err != nil {
+			r.Problems = append(r.Problems, err.Error())
+		}
 	}
 	if c.JSON {
 		err = writeJSON(a.stdout, r)
@@ -201,6 +226,22 @@ func inspect(f *engineFlags) (*modelRecord, error) {
 	return r, nil
 }
 
+// planMemory fills in the memory plan for the device of the flags.
+func (r *modelRecord) planMemory(f *engineFlags, a *app) error {
+	var b engine.Budget
+	var err error
+	if f.embedded() {
+		b, err = engine.PlanMemoryFS(demo.FS(), demo.Name, f.config(a))
+	} else {
+		b, err = engine.PlanMemory(f.Model, f.config(a))
+	}
+	if err != nil {
+		return err
+	}
+	r.Memory = &budgetRecord{f.Device, b.Limit, b.Weights, b.Vision, b.Workspace, b.Encoder, b.KV, b.Total()}
+	return nil
+}
+
 // addVision fills in the encoder's dimensions and what pictures cost.
 func (r *modelRecord) addVision(cfg *loader.Config) error {
 	v := cfg.Vision
@@ -265,6 +306,14 @@ func (r *modelRecord) print(w io.Writer) error {
 			fmt.Fprintf(t, "%d×%d\t%d\t%s\t%s\t\n", p.Width, p.Height, p.Tiles, grouped(int64(p.Tokens)), size(p.KVBytes))
 		}
 		t.Flush()
+	}
+	if m := r.Memory; m != nil {
+		limit := ""
+		if m.Limit > 0 {
+			limit = fmt.Sprintf(" (limit %s)", size(m.Limit))
+		}
+		fmt.Fprintf(w, "\nmemory on device %s: %s%s = weights %s + vision %s + decoder %s + encoded tiles %s + KV cache %s\n",
+			m.Device, size(m.Total), limit, size(m.Weights), size(m.Vision), size(m.Workspace), size(m.Encoder), size(m.KV))
 	}
 	if len(r.Unused) > 0 {
 		fmt.Fprintf(w, "\nnot used: %s\n", plural(len(r.Unused), "tensor"))

@@ -15,7 +15,7 @@ import (
 )
 
 // ErrMemory occurs when not even a small KV cache fits.
-var ErrMemory = errors.New("out of memory")
+var ErrMemory = errors.New("does not fit")
 
 // Settings are the wishes of the caller; zero fields are chosen here.
 type Settings struct {
@@ -77,28 +77,53 @@ const (
 	minKVTokens = 256
 )
 
-// Build loads the checkpoint's weights on b and sizes everything else.
-func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Settings) (*Parts, error) {
-	info := b.Info()
+// layout is what the types and sizes of an engine come to, before anything is allocated.
+type layout struct {
+	config    runner.Config
+	precision kernels.Precision
+	decoder   model.DecoderDims
+	vision    *model.VisionDims
+	limit     int64
+}
+
+// plan chooses types and sizes for a checkpoint on a device.
+func plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (layout, error) {
 	act, kv, prec, err := types(s.DType, ck.Config.DType, info)
 	if err != nil {
-		return nil, err
+		return layout{}, err
 	}
 	dec, vis, err := model.DimsOf(&ck.Config)
 	if err != nil {
-		return nil, err
+		return layout{}, err
 	}
-	c := runner.Config{DType: act, KVDType: kv}
-	p := &Parts{Limit: limit(s, info)}
-	c.Context = dec.Context
+	l := layout{config: runner.Config{DType: act, KVDType: kv}, precision: prec, decoder: dec, vision: vis, limit: limit(s, info)}
+	l.config.Context = dec.Context
 	if s.Context > 0 {
-		c.Context = min(c.Context, s.Context)
+		l.config.Context = min(dec.Context, s.Context)
 	}
-	size(&c, s, vis, info)
-	if err := fit(&c, s, dec, vis, ck.Bytes(), p.Limit, info); err != nil {
+	size(&l.config, s, vis, info)
+	return l, fit(&l.config, s, dec, vis, ck.Bytes(), l.limit, info)
+}
+
+// Plan is the memory that Build would take on a device, and the limit it keeps to
+// (0 = unknown). The weights are counted as stored.
+func Plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (budget runner.Budget, limit int64, err error) {
+	l, err := plan(ck, info, s)
+	if err != nil {
+		return runner.Budget{}, 0, err
+	}
+	return runner.Plan(l.decoder, l.vision, ck.Bytes(), l.config), l.limit, nil
+}
+
+// Build loads the checkpoint's weights on b and sizes everything else.
+func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Settings) (*Parts, error) {
+	l, err := plan(ck, b.Info(), s)
+	if err != nil {
 		return nil, err
 	}
-	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: act, Precision: prec, Workers: s.Workers})
+	c, vis := l.config, l.vision
+	p := &Parts{Limit: l.limit}
+	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: c.DType, Precision: l.precision, Workers: s.Workers})
 	if err != nil {
 		return nil, err
 	}
