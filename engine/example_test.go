@@ -1,0 +1,122 @@
+//go:build cgo
+
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"metacap/engine"
+	"metacap/internal/demo"
+)
+
+// openExample opens the small model that the repository carries. A program opens
+// a directory: engine.Open(ctx, "MetaCaptioner-8B", engine.Config{}).
+func openExample(ctx context.Context) *engine.Engine {
+	e, err := engine.OpenFS(ctx, demo.FS(), demo.Name, engine.Config{Device: "cpu"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return e
+}
+
+func ask(picture, text string) []engine.Message {
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &engine.Image{Path: picture}}, {Text: text}}}}
+}
+
+const picture = "../testdata/drawn/natural_700000.png"
+
+func Example() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	r, err := e.Generate(ctx, engine.Request{Messages: ask(picture, "Describe the image in one sentence."), MaxTokens: 64})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(r.Text)
+	fmt.Println(r.Finish, r.Usage.Tiles, r.Usage.ImageTokens)
+	// Output:
+	// An outdoor scene at night with yellow sand and 1 dog.
+	// stop 1 64
+}
+
+func ExampleEngine_Stream() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	tokens := 0
+	for ev, err := range e.Stream(ctx, engine.Request{Messages: ask(picture, "Describe the image in one sentence.")}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Print(ev.Text)
+		if tokens++; tokens == 6 {
+			break // the engine forgets the request within one step
+		}
+	}
+	// Output: An outdoor scene at night with
+}
+
+func ExampleSession() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	s, err := e.NewSession(ctx, ask(picture, ""), engine.SessionOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer s.Close()
+	domains := []string{"A", "B", "C", "D", "E", "F", "G", "H", "I"}
+	question := "Which domain fits the image? A natural, B structure_math, C infographic_document, D medical_bio, " +
+		"E ui, F code, G knowledge_edu, H synthetic, I video. Answer with the letter."
+	scores, err := s.ScoreLabels(ctx, question, "", domains)
+	if err != nil {
+		log.Fatal(err)
+	}
+	best := 0
+	for i := range scores {
+		if scores[i] > scores[best] {
+			best = i
+		}
+	}
+	fmt.Println("domain", domains[best])
+	r, err := s.Generate(ctx, "Read all text in the image verbatim.", engine.Request{MaxTokens: 100})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(r.Text, r.Usage.TilesEncoded == 0, r.Usage.CachedTokens == s.PrefixTokens())
+	// Output:
+	// domain A
+	// No readable text. true true
+}
+
+func ExampleGrammar() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	r, err := e.Generate(ctx, engine.Request{
+		Messages:  ask(picture, "Is there a dog?"),
+		Grammar:   engine.Grammar{Regexp: `(yes|no), [0-9]{2} %`},
+		MaxTokens: 20,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(r.Text) == len("no, 99 %") || len(r.Text) == len("yes, 99 %"), r.Finish)
+	// Output: true stop
+}
+
+func ExampleRequest_deadline() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	r, err := e.Generate(ctx, engine.Request{
+		Messages: ask(picture, "Please describe the image in detail."), Deadline: time.Now().Add(time.Nanosecond),
+	})
+	fmt.Println(errors.Is(err, engine.ErrDeadline), r.Finish)
+	// Output: true cancel
+}
