@@ -298,7 +298,7 @@ func TestConfigErrors(t *testing.T) {
 		{"remote", `"min_dynamic_patch": 1`, `"min_dynamic_patch": 13`, "min_dynamic_patch: exceeds max_dynamic_patch, got 13, limit 12", false},
 		{"remote", `"vocab_size": 768`, `"vocab_size": 768, "vocab_size": 769`, `"vocab_size": duplicate key`, false},
 		{"remote", `"template": "internvl2_5"`, `"template": "internvl2_5`, "control character", false},
-		{"remote", `"force_image_size": 56`, `"force_image_size": 112`, "force_image_size 112 is not supported (have the position table's own size", true},
+		{"remote", `"force_image_size": 56`, `"force_image_size": 60`, "force_image_size", false},
 		{"remote", `"ps_version": "v2"`, `"ps_version": "v3"`, `ps_version "v3" is not supported (have v1, v2)`, true},
 		{"remote", `"norm_type": "layer_norm"`, `"norm_type": "group"`, `vision_config.norm_type "group" is not supported (have layer_norm, rms_norm)`, true},
 		{"remote", `"hidden_act": "gelu"`, `"hidden_act": "relu"`, `vision_config.hidden_act "relu" is not supported (have gelu)`, true},

@@ -111,8 +111,8 @@ func (c *Config) TokensPerTile() int {
 	if !c.HasVision() {
 		return 0
 	}
-	r := c.ShuffleFactor()
-	return c.Vision.Patches() / (r * r)
+	g := c.ImageSize / c.Vision.PatchSize / c.ShuffleFactor()
+	return g * g
 }
 
 // KVBytesPerToken is the size of keys and values of one token in all layers, with elements of elemBytes.
@@ -276,18 +276,15 @@ func (c *Config) one(o *format.Object, key string, have ...string) string {
 // checkVision verifies what spans several fields.
 func (c *Config) checkVision(o *format.Object) {
 	v, r := c.Vision, c.ShuffleFactor()
-	switch grid := v.ImageSize / max(v.PatchSize, 1); {
+	switch grid := c.ImageSize / max(v.PatchSize, 1); {
 	case math.Abs(c.DownsampleRatio*float64(r)-1) > 1e-9:
 		o.Fail("downsample_ratio", "not one over an integer", fmt.Sprint(c.DownsampleRatio), "1/2, 1/4, …")
 	case v.ImageSize%v.PatchSize != 0:
 		o.Fail("vision_config.image_size", "not a multiple of the patch size", fmt.Sprint(v.ImageSize), fmt.Sprint(v.PatchSize))
+	case c.ImageSize%v.PatchSize != 0: // the engine resizes the position table to this grid
+		o.Fail("force_image_size", "not a multiple of the patch size", fmt.Sprint(c.ImageSize), fmt.Sprint(v.PatchSize))
 	case grid%r != 0:
 		o.Fail("downsample_ratio", fmt.Sprintf("does not divide a grid of %d patches", grid), fmt.Sprint(c.DownsampleRatio), "")
-	case c.ImageSize != v.ImageSize:
-		o.Add(&UnsupportedError{
-			File: configName, Family: c.Arch, Feature: "force_image_size", Value: fmt.Sprint(c.ImageSize),
-			Have: fmt.Sprintf("the position table's own size, vision_config.image_size %d", v.ImageSize),
-		})
 	case c.SelectLayer > v.Layers || c.SelectLayer < -v.Layers-1:
 		o.Fail("select_layer", "no such layer", fmt.Sprint(c.SelectLayer), fmt.Sprintf("[%d,%d]", -v.Layers-1, v.Layers))
 	case c.MinTiles > c.MaxTiles:
