@@ -57,6 +57,10 @@ type Info struct {
 	Threads     int    // CPU threads used, 0 on a GPU
 	MemoryBytes int64  // total memory of the device
 	FreeBytes   int64  // free when the backend was opened
+	// TruncatesSums says that products of bf16 rows and weights are added by a matrix
+	// unit that truncates instead of rounding (NVIDIA's tensor cores): each step of 16
+	// inputs may lose one unit in the last place of the float32 sum.
+	TruncatesSums bool
 }
 
 // Precision says how exact Linear must be.

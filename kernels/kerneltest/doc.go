@@ -12,7 +12,8 @@
 //     result. Errors are measured in units of the largest magnitude of their row:
 //     twice the largest error of the naive implementation in any row, plus 2^-18
 //     (a float32 sum of some thousand terms in another order), plus one unit in
-//     the last place of the output's type. Integers are equal.
+//     the last place of the output's type. Integers are equal. A backend whose matrix
+//     unit truncates sums (kernels.Info) may lose a unit of the sum every 16 inputs.
 //
 // Invariance cases need no bound: they run an operation on a batch and on its
 // pieces and compare bits. Refusal cases hand in wrong operands and want *ArgError.

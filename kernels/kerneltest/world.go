@@ -23,6 +23,7 @@ type world struct {
 	weights  []kernels.Weight
 	caches   []kernels.KV
 	err      error
+	inputs   int // of the widest weight
 }
 
 // operand is a tensor with the bytes that its whole buffer held at first.
@@ -199,6 +200,7 @@ func (w *world) pack(src kernels.LinearSource) kernels.Weight {
 		return nil
 	}
 	w.weights = append(w.weights, weight)
+	w.inputs = max(w.inputs, src.K)
 	if n, k := weight.Dims(); k != src.K || n < src.Parts[0].N {
 		w.fail("PackLinear: Dims() = %d, %d, want K %d", n, k, src.K)
 	}
@@ -319,6 +321,10 @@ func largest(exact, other []float64) (magnitude, miss float64) {
 // compare returns the largest ratio of error to bound over all outputs, and an
 // error that names the first element out of bounds.
 func compare(got, exact, naive *world) (worst float64, err error) {
+	truncation := 0.0 // of a row's magnitude; twice, for products of two sums
+	if got.Info().TruncatesSums {
+		truncation = 2 * float64((got.inputs+15)/16) / (1 << 23)
+	}
 	for i, o := range got.operands {
 		if !o.out || o.free {
 			continue
@@ -333,7 +339,7 @@ func compare(got, exact, naive *world) (worst float64, err error) {
 		for r := range g {
 			magnitude, _ := largest(e[r], e[r])
 			for c := range e[r] {
-				bound := (2*relative+1.0/(1<<18))*magnitude + unit(o.t.DType)*math.Abs(e[r][c]) + 1e-30
+				bound := (2*relative+1.0/(1<<18)+truncation)*magnitude + unit(o.t.DType)*math.Abs(e[r][c]) + 1e-30
 				if o.t.DType == kernels.I32 {
 					bound = 0.5
 				}
