@@ -105,7 +105,7 @@ func (b *Backend) open() error {
 	}
 	b.info = kernels.Info{
 		Name: "cuda", Device: fmt.Sprintf("%s (sm_%d%d)", name, major, minor),
-		Activations: kernels.BF16, MemoryBytes: total, FreeBytes: free,
+		Activations: kernels.BF16, TruncatesSums: true, MemoryBytes: total, FreeBytes: free,
 	}
 	return nil
 }

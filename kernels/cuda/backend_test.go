@@ -64,6 +64,7 @@ func TestLayout(t *testing.T) {
 		convertParams{},
 		linearParams{},
 		linearMapParams{},
+		linearStreamParams{},
 		attentionParams{},
 		argMaxParams{},
 	}

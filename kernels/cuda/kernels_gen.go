@@ -215,6 +215,14 @@ type linearMapParams struct {
 	_      [56]byte
 }
 
+// linearStreamParams mirrors struct LinearStreamParams of src/params.cuh: 320 bytes.
+type linearStreamParams struct {
+	XMap   driver.TensorMap
+	Linear linearParams
+	Passes int32
+	_      [52]byte
+}
+
 // attentionParams mirrors struct AttentionParams of src/params.cuh: 168 bytes.
 type attentionParams struct {
 	Out           driver.Ptr
@@ -292,6 +300,12 @@ const (
 	kLinearSimt
 	kLinearSkinny8
 	kLinearSkinny16
+	kLinearStream8128
+	kLinearStream8256
+	kLinearStream16128
+	kLinearStream16256
+	kLinearStream32128
+	kLinearStream64128
 	kLinearWgmma128
 	kLinearWgmma192
 	kLinearWgmma256
@@ -337,6 +351,12 @@ var kernelTable = [numKernels]kernelInfo{
 	kLinearSimt:        {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 136},
 	kLinearSkinny8:     {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 136},
 	kLinearSkinny16:    {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearStream8128:  {name: "linear_stream_8_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream8256:  {name: "linear_stream_8_256", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream16128: {name: "linear_stream_16_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream16256: {name: "linear_stream_16_256", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream32128: {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream64128: {name: "linear_stream_64_128", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearWgmma128:    {name: "linear_wgmma_128", file: "linear_wgmma", threads: 384, paramBytes: 448},
 	kLinearWgmma192:    {name: "linear_wgmma_192", file: "linear_wgmma", threads: 384, paramBytes: 448},
 	kLinearWgmma256:    {name: "linear_wgmma_256", file: "linear_wgmma", threads: 384, paramBytes: 448},
@@ -365,6 +385,7 @@ var layout = map[string][]int{
 	"convertParams":      {32, 0, 8, 16, 24, 28},
 	"linearParams":       {136, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124, 128},
 	"linearMapParams":    {448, 0, 128, 256},
+	"linearStreamParams": {320, 0, 128, 264},
 	"attentionParams":    {168, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

@@ -312,8 +312,11 @@ func (b *Backend) allowShared() error {
 	for _, k := range []tiledKernel{skinny8, skinny16, gemm64x32, gemm64x64, gemm128} {
 		limits[k.id] = k.shared
 	}
-	for i, t := range wgmmaTiles {
-		limits[t.id] = wgmmaTiles[i].shared()
+	for _, t := range wgmmaTiles {
+		limits[t.id] = t.shared()
+	}
+	for _, k := range streamKernels {
+		limits[k.id] = k.shared(k.warps)
 	}
 	for id, bytes := range limits {
 		if bytes > 48<<10 && b.mods.functions[id] != nil {
@@ -328,10 +331,16 @@ func (b *Backend) allowShared() error {
 // tiled chooses by the number of rows; every choice gives the same bits.
 func (b *Backend) tiled(p *linearParams, w *weight) error {
 	rows, n := int(p.Rows), int(p.N)
+	if b.hopper && rows >= wgmmaRows {
+		return b.wgmma(p, w)
+	}
+	if b.hopper && rows <= streamRows {
+		if ok, err := b.streamLinear(p, w); ok || err != nil {
+			return err
+		}
+	}
 	var k tiledKernel
 	switch {
-	case b.hopper && rows >= wgmmaRows:
-		return b.wgmma(p, w)
 	case rows <= skinny8.bm:
 		k = skinny8
 	case rows <= skinny16.bm:

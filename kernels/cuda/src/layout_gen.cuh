@@ -194,6 +194,12 @@ static_assert(__builtin_offsetof(LinearMapParams, x_map) == 0, "LinearMapParams.
 static_assert(__builtin_offsetof(LinearMapParams, w_map) == 128, "LinearMapParams.w_map: offset");
 static_assert(__builtin_offsetof(LinearMapParams, linear) == 256, "LinearMapParams.linear: offset");
 #endif
+static_assert(sizeof(LinearStreamParams) == 320, "LinearStreamParams: size");
+#ifdef MC_SIM
+static_assert(__builtin_offsetof(LinearStreamParams, x_map) == 0, "LinearStreamParams.x_map: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, linear) == 128, "LinearStreamParams.linear: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, passes) == 264, "LinearStreamParams.passes: offset");
+#endif
 static_assert(sizeof(AttentionParams) == 168, "AttentionParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(AttentionParams, out) == 0, "AttentionParams.out: offset");

@@ -1,14 +1,15 @@
 // What the linear kernels share: the tiled weight layout and the epilogue.
 //
-// Tiled layout. A bf16 weight [n,k] is stored as 16x16 tiles of 512 bytes, all
-// tiles of 16 rows next to each other along k:
+// Tiled layout. A bf16 weight [n,k] is stored as blocks of 16 rows and 64 columns,
+// 2 KiB each, all blocks of 16 rows (a strip) next to each other along k:
 //
-//   [n_padded/16][k_padded/16] [k half: 2][row half: 2][8 rows][8 columns]
+//   [n_padded/16][k_padded/64] [row half: 2][8 rows][8 chunks of 8 columns]
 //
-// A tile is four 8x8 core matrices of 128 bytes. One ldmatrix of the 512 bytes
-// gives a warp the A fragment of mma.m16n8k16 (rows as M) or the B fragments of
-// two n8 tiles; and the core matrices are those that wgmma reads without swizzle.
-// So one copy of a weight serves decode, prefill and the Hopper path.
+// Chunk c of row r lies at c^(r%8). This is what the bulk copy engine's 128-byte
+// swizzle makes of 8 rows: ldmatrix meets no bank twice, and wgmma reads it as it
+// is. One ldmatrix of 16 columns gives a warp the A fragment of mma.m16n8k16 (rows
+// as M) or the B fragments of two n8 tiles. So one copy of a weight serves decode,
+// prefill and the Hopper path.
 //
 // Order of the sum. Every kernel adds k in steps of 16 into one float32
 // accumulator that starts at zero. The bits of a row therefore do not depend on
@@ -19,8 +20,16 @@
 #pragma once
 #include "params.cuh"
 
-constexpr int kTileBytes = 512;
-constexpr int kStep = 16;  // columns of k in one tile
+constexpr int kStep = 16;         // columns of k in one mma
+constexpr int kBlockBytes = 2048;  // 16 rows x 64 columns of a weight
+constexpr int kBlockCols = 64;
+
+// Byte offset, in a block, of the row that lane gives to ldmatrix for step k (0..3):
+// matrices in the order (k low, rows 0-7), (k low, rows 8-15), (k high, ...).
+DEVICE int fragment_at(int k, int lane) {
+  const int r = lane & 7;
+  return (lane >> 3 & 1) * 1024 + r * 128 + (((k * 2 + (lane >> 4)) ^ r) << 4);
+}
 
 // Finishes one output: y is the sum, n its column.
 DEVICE float finish(const LinearParams &p, int64_t row, int n, float y) {

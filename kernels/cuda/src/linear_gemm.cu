@@ -19,16 +19,16 @@ template <int BM, int BN, int WM, int WN, int STAGES> DEVICE void gemm(const Lin
   const int row_tiles = (p.rows + BM - 1) / BM, col_tiles = (p.n + BN - 1) / BN;
   const int per = 8 * col_tiles, first = block_x / per * 8, height = min(8, row_tiles - first), in = block_x % per;
   const int row0 = (first + in % height) * BM, col0 = in / height * BN;
-  const int tiles = p.k_padded / kStep, strips = (p.n + 15) / 16, steps = p.k_padded / kBK;
+  const int strips = (p.n + 15) / 16, steps = p.k_padded / kBK;
   overlap_next();
 
   const unsigned char *w = static_cast<const unsigned char *>(p.w);
   auto load_w = [&](int s) {
     unsigned char *to = shared + s % STAGES * kStageBytes + kXBytes;
     UNROLL for (int i = 0; i < kWBytes / 16 / kThreads; i++) {
-      // Strips of 4 tiles; 2 KiB of a strip are contiguous in memory too.
+      // A block of each strip.
       const int c = i * kThreads + thread_x, strip = col0 / 16 + c / 128;
-      copy16(to + c * 16, w + (int64_t(min(strip, strips - 1)) * tiles + s * 4) * kTileBytes + c % 128 * 16, strip < strips);
+      copy16(to + c * 16, w + (int64_t(min(strip, strips - 1)) * steps + s) * kBlockBytes + c % 128 * 16, strip < strips);
     }
   };
   const bf16 *x = static_cast<const bf16 *>(p.x);
@@ -64,7 +64,7 @@ template <int BM, int BN, int WM, int WN, int STAGES> DEVICE void gemm(const Lin
         const int r = wm * (BM / WM) + i * 16 + (lane & 15), c = k * 2 + (lane >> 4);
         ldmatrix(a[i], xs + r * 128 + ((c ^ (r & 7)) << 4));
       }
-      UNROLL for (int j = 0; j < NI / 2; j++) ldmatrix(b[j], ws + ((wn * (NI / 2) + j) * 4 + k) * kTileBytes + lane * 16);
+      UNROLL for (int j = 0; j < NI / 2; j++) ldmatrix(b[j], ws + (wn * (NI / 2) + j) * kBlockBytes + fragment_at(k, lane));
       UNROLL for (int i = 0; i < MI; i++)
         UNROLL for (int j = 0; j < NI; j++) mma(acc[i][j], a[i], b[j >> 1][j & 1], b[j >> 1][(j & 1) + 2]);
     }

@@ -22,8 +22,8 @@ KERNEL(pack_tiled, PackParams, 256, 1) {
       UNROLL for (int j = 0; j < 8; j++) h[j] = c + j < p.k ? src[r * p.k + c + j] : 0;
       v = {h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16, h[6] | h[7] << 16};
     }
-    const int64_t tile = row / 16 * (p.k_padded / kStep) + c / kStep;
-    out[tile * (kTileBytes / 16) + (c / 8 % 2 * 2 + row / 8 % 2) * 8 + row % 8] = v;
+    const int64_t block = row / 16 * (p.k_padded / kBlockCols) + c / kBlockCols;
+    out[block * (kBlockBytes / 16) + row % 16 * 8 + ((c / 8 % 8) ^ (row % 8))] = v;
   }
 }
 

@@ -1,6 +1,6 @@
 // Linear for few rows (decode of 1 to 16 sequences): bound by reading the weight once.
 //
-// One warp owns 16 outputs and streams their tiles, which are contiguous in
+// One warp owns 16 outputs and streams their blocks, which are contiguous in
 // memory, through a ring in shared memory; the rows of x are the columns of the
 // mma. The ring is filled before wait_previous: weights do not depend on the
 // kernel in front, so their loads overlap its end.
@@ -10,21 +10,21 @@
 
 namespace {
 
-constexpr int kGroup = 4;  // tiles a commit group
+constexpr int kGroup = 4;  // steps of 16 columns in a commit group: one block
 
 // NB: tiles of 8 rows of x. STAGES: commit groups in the ring.
 template <int NB, int STAGES> DEVICE void skinny(const LinearParams &p) {
-  constexpr int kWeightBytes = kGroup * kTileBytes, kXBytes = kGroup * NB * 256, kStageBytes = kWeightBytes + kXBytes;
+  constexpr int kWeightBytes = kBlockBytes, kXBytes = kGroup * NB * 256, kStageBytes = kWeightBytes + kXBytes;
   DYNAMIC_SHARED(shared);
   const int lane = thread_x & 31, warp = thread_x >> 5, warps = block_threads >> 5;
   unsigned char *ring = shared + warp * (STAGES * kStageBytes);
-  const int strip = block_x * warps + warp, tiles = p.k_padded / kStep, groups = tiles / kGroup;
+  const int strip = block_x * warps + warp, groups = p.k_padded / kBlockCols;
   overlap_next();
   if (strip * 16 >= (p.n + 15) / 16 * 16) return;  // the whole warp
-  const unsigned char *w = static_cast<const unsigned char *>(p.w) + int64_t(strip) * tiles * kTileBytes + lane * 16;
+  const unsigned char *w = static_cast<const unsigned char *>(p.w) + int64_t(strip) * groups * kBlockBytes + lane * 16;
   auto load_w = [&](int g) {
     unsigned char *to = ring + g % STAGES * kStageBytes + lane * 16;
-    UNROLL for (int i = 0; i < kGroup; i++) copy16(to + i * kTileBytes, w + (int64_t(g) * kGroup + i) * kTileBytes, true);
+    UNROLL for (int i = 0; i < kGroup; i++) copy16(to + i * 512, w + int64_t(g) * kBlockBytes + i * 512, true);
   };
   // x of two tiles (32 columns) and 8 rows is 512 bytes: lane = row%8 + 8*(column/8).
   const bf16 *x = static_cast<const bf16 *>(p.x) + (lane >> 3) * 8;
@@ -51,14 +51,14 @@ template <int NB, int STAGES> DEVICE void skinny(const LinearParams &p) {
       load_x(g + STAGES - 1);
     }
     copy_commit();
-    const unsigned char *at = ring + g % STAGES * kStageBytes + lane * 16;
+    const unsigned char *at = ring + g % STAGES * kStageBytes;
     UNROLL for (int i = 0; i < kGroup; i += 2) {
       uint32_t a[2][4];
-      ldmatrix(a[0], at + i * kTileBytes);
-      ldmatrix(a[1], at + (i + 1) * kTileBytes);
+      ldmatrix(a[0], at + fragment_at(i, lane));
+      ldmatrix(a[1], at + fragment_at(i + 1, lane));
       UNROLL for (int n = 0; n < NB; n++) {
         uint32_t b[4];
-        ldmatrix(b, at + kWeightBytes + (n * (kGroup / 2) + i / 2) * 512);
+        ldmatrix(b, at + kWeightBytes + (n * (kGroup / 2) + i / 2) * 512 + lane * 16);
         mma(acc[n], a[0], b[0], b[1]);
         mma(acc[n], a[1], b[2], b[3]);
       }

@@ -12,8 +12,8 @@
 // Each copies half of the weight tile to both (multicast), which halves the traffic
 // from L2 that would otherwise bound the kernel.
 //
-// The weight tile arrives as [k/8][BN/8] core matrices of 8x8 elements: the tiled
-// layout of linear.cuh without swizzle. Rows of x arrive with the 128-byte swizzle.
+// Both operands lie in shared memory as 8 rows of 128 bytes with the 128-byte swizzle:
+// the weight is stored so (linear.cuh), rows of x are swizzled by the copy.
 // Sums run over k in steps of 16 into one accumulator, as in every other kernel.
 #include "linear.cuh"
 
@@ -28,9 +28,11 @@ DEVICE void barrier_wait(uint64_t *b, uint32_t parity) {
   asm volatile("{\n.reg .pred p;\nWAIT_%=:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}" ::"r"(shared_address(b)), "r"(parity) : "memory");
 }
 DEVICE void barrier_expect(uint64_t *b, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory"); }
-// Arrives at the same barrier of cta `rank` of the cluster.
+// Arrives at the same barrier of cta `rank` of the cluster. Nothing is published by
+// it (the products that read the slot have ended), so it must not be a release at
+// cluster scope: that is a fence of the whole device, at every stage.
 DEVICE void barrier_arrive_at(uint64_t *b, int rank) {
-  asm volatile("{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [a];\n}" ::"r"(shared_address(b)), "r"(rank) : "memory");
+  asm volatile("{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [a];\n}" ::"r"(shared_address(b)), "r"(rank) : "memory");
 }
 DEVICE int cluster_rank() { int r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
 DEVICE void cluster_sync() {
@@ -40,14 +42,14 @@ DEVICE void cluster_sync() {
 DEVICE void copy_rows(void *dst, const tensormap *map, int k, int row, uint64_t *done) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(dst)), "l"(map), "r"(k), "r"(row), "r"(shared_address(done)) : "memory");
 }
-// Copies strips of the weight to both ctas of the cluster.
-DEVICE void copy_strips(void *dst, const tensormap *map, int strip, int k8, uint64_t *done) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(dst)), "l"(map), "r"(0), "r"(strip), "r"(k8), "r"(shared_address(done)), "h"(uint16_t(3)) : "memory");
+// Copies blocks of neighbouring strips to both ctas of the cluster.
+DEVICE void copy_strips(void *dst, const tensormap *map, int strip, int block, uint64_t *done) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %2, %3, %4}], [%5], %6;" ::"r"(shared_address(dst)), "l"(map), "r"(0), "r"(strip), "r"(block), "r"(shared_address(done)), "h"(uint16_t(3)) : "memory");
 }
 
-// Matrix descriptors: start address, leading and stride byte offsets in units of 16, swizzle.
-DEVICE uint64_t x_descriptor(uint32_t a) { return uint64_t((a & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
-template <int HALF> DEVICE uint64_t w_descriptor(uint32_t a) { return uint64_t((a & 0x3ffff) >> 4) | uint64_t(HALF) << 16 | 8ull << 32; }
+// Matrix descriptor: start address and bytes between groups of 8 rows in units of 16,
+// and the 128-byte swizzle.
+DEVICE uint64_t descriptor(uint32_t a) { return uint64_t((a & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
 
 // d[64 x 128] (+)= x[64 x 16] w[128 x 16]^T.
 DEVICE void wgmma(float (&d)[64], uint64_t x, uint64_t w, int accumulate) {
@@ -190,8 +192,8 @@ template <int BN, int STAGES> DEVICE void gemm(const LinearMapParams &maps) {
           unsigned char *x = shared + slot * kStageBytes, *w = x + kXBytes;
           barrier_expect(full + slot, kStageBytes);
           copy_rows(x, &maps.x_map, s * kBK, row0, full + slot);
-          // This cta's half: four of the eight columns groups k8, all strips. [k8][BN/16][256 bytes].
-          copy_strips(w + rank * (kWBytes / 2), &maps.w_map, col0 / 16, s * 8 + rank * 4, full + slot);
+          // This cta's half of the strips.
+          copy_strips(w + rank * (kWBytes / 2), &maps.w_map, col0 / 16 + rank * (BN / 32), s, full + slot);
         }
       }
     }
@@ -212,7 +214,7 @@ template <int BN, int STAGES> DEVICE void gemm(const LinearMapParams &maps) {
         barrier_wait(full + slot, (q / STAGES) & 1);
         const uint32_t x = shared_address(shared + slot * kStageBytes) + (group - 1) * 64 * 128, w = shared_address(shared + slot * kStageBytes + kXBytes);
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-        UNROLL for (int k = 0; k < 4; k++) wgmma(d, x_descriptor(x) + k * 2, w_descriptor<BN>(w + k * (BN * 32)), s | k);
+        UNROLL for (int k = 0; k < 4; k++) wgmma(d, descriptor(x) + k * 2, descriptor(w) + k * 2, s | k);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         if (s > 0) {
           asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");

@@ -212,6 +212,13 @@ struct LinearMapParams {
   LinearParams linear;
 };
 
+// LinearParams for the streaming kernels of a few rows (sm_90a).
+struct LinearStreamParams {
+  tensormap x_map;
+  LinearParams linear;
+  i32 passes;
+};
+
 struct AttentionParams {
   ptr out;
   ptr q;
