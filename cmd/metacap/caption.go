@@ -18,7 +18,7 @@ const (
 
 // captionCmd is metacap caption.
 type captionCmd struct {
-	Images []string `arg:"" name:"image" help:"Picture files; - reads one from standard input."`
+	Images []string `arg:"" name:"image" help:"Pictures (- reads one from standard input), or what makes a job: directories, globs, lists (.txt), tables (.jsonl, .csv, .parquet), tar shards."`
 
 	Prompt   *string `short:"p" placeholder:"TEXT" help:"What to ask, instead of \"${image_prompt}\"" group:"answer"`
 	Video    bool    `help:"The pictures are the frames of one video, in order." group:"picture"`
@@ -28,6 +28,7 @@ type captionCmd struct {
 
 	engineFlags
 	samplingFlags
+	jobFlags
 }
 
 func (*captionCmd) examples() string {
@@ -40,6 +41,14 @@ func (*captionCmd) examples() string {
   metacap caption --video frame1.png frame2.png    one caption for both frames
   curl -s URL | metacap caption -                  a picture from standard input
   metacap caption --temperature 1 --top-p 0.9 --seed 7 a.jpg
+
+A directory, a list, a table or a shard is a job: captions go to files, one bad
+file stops nothing, and the same command resumes what was interrupted:
+
+  metacap caption photos/                          photos/*.txt and photos/captions.jsonl
+  metacap caption photos/ --captions long,short,tags --write json,xmp
+  metacap caption 'shards/*.tar' --write tar,parquet --shard 3/16
+  find . -name '*.jpg' -print0 | metacap caption -0 - --filelist --out captions
 `
 }
 
@@ -58,6 +67,9 @@ func (it *captionItem) name() string { return strings.Join(it.paths, " ") }
 func (c *captionCmd) Run(ctx context.Context, a *app) error {
 	if c.Prompt != nil && strings.TrimSpace(*c.Prompt) == "" {
 		return errors.New("--prompt is empty; leave it out for the usual question")
+	}
+	if c.job() {
+		return c.runJob(ctx, a)
 	}
 	items, err := c.items(a)
 	if err != nil {
@@ -113,7 +125,7 @@ func (c *captionCmd) items(a *app) ([]*captionItem, error) {
 				im.Data = []byte{}
 			}
 		} else if st, err := os.Stat(path); err == nil && st.IsDir() {
-			return nil, fmt.Errorf("%s is a directory; name the pictures, as %s", path, strings.TrimSuffix(path, "/")+"/*.jpg")
+			return nil, fmt.Errorf("%s is a directory; --video takes the frames by name, as %s, or a directory with --frame-dirs", path, strings.TrimSuffix(path, "/")+"/*.jpg")
 		}
 		if c.Video && len(all) == 1 {
 			all[0].paths, all[0].images = append(all[0].paths, path), append(all[0].images, im)

@@ -214,3 +214,22 @@ func digits(s string) int {
 	}
 	return n
 }
+
+// FrameFiles lists the pictures of a directory of Kind Frames, in order.
+func FrameFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if kind, ok := kindOf(e.Name()); ok && kind == Image && !e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	sortNatural(names)
+	return names, nil
+}
+
+// IsVideo reports a name with an extension of videos.
+func IsVideo(name string) bool { return videoExt[strings.ToLower(filepath.Ext(name))] }

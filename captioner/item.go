@@ -1,0 +1,456 @@
+package captioner
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"metacap/captioner/internal/filter"
+	"metacap/captioner/internal/journal"
+	"metacap/captioner/internal/sink"
+	"metacap/captioner/internal/source"
+	"metacap/engine"
+	"metacap/vision"
+)
+
+// failure is why an input has no caption. It does not stop the job.
+type failure struct {
+	err      error
+	captions map[string]string // what was refused
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func failed(err error) error { return &failure{err: err} }
+
+// plan is the data of an intent line: a record and the files it will write.
+type plan struct {
+	Record *Record     `json:"record"`
+	Files  []sink.File `json:"files"`
+}
+
+// failedData is the data of a fail line.
+type failedData struct {
+	Error    string            `json:"error"`
+	Captions map[string]string `json:"captions,omitempty"`
+}
+
+func recordOf(it *source.Item) *Record {
+	return &Record{Key: it.Key, Path: it.Path, Within: it.Within, Member: it.Member, Kind: it.Kind.String()}
+}
+
+// item takes an input from reading to its journal line. An error ends the job.
+func (r *runner) item(ctx context.Context, worker int, it *source.Item) (err error) {
+	r.progress.update(func(c *Counts) { c.InFlight++ })
+	defer r.progress.update(func(c *Counts) { c.InFlight--; c.Last = it.Key })
+	err = r.guarded(ctx, worker, it)
+	var bad *failure
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return nil // not finished: the next run takes it again
+	case !errors.As(err, &bad) || fatal(err):
+		return fmt.Errorf("captioner: %s: %w", it.Key, err)
+	}
+	data, merr := json.Marshal(failedData{Error: bad.Error(), Captions: bad.captions})
+	if merr != nil {
+		return merr
+	}
+	e := journal.Entry{Status: journal.Failed, N: it.N, Key: it.Key, Size: it.Size, MTime: it.MTime, Data: data}
+	if err := r.journal.Append(e); err != nil {
+		return err
+	}
+	r.progress.update(func(c *Counts) { c.Failed++ })
+	r.event(Event{Kind: "fail", Key: it.Key, Detail: bad.Error()})
+	return nil
+}
+
+// fatal reports an error that every further input would meet.
+func fatal(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// guarded turns a panic over one input into its failure.
+func (r *runner) guarded(ctx context.Context, worker int, it *source.Item) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = failed(fmt.Errorf("captioner: internal error: %v", p))
+		}
+	}()
+	if it.Err != nil {
+		return failed(it.Err)
+	}
+	if !r.claim(it) {
+		return failed(fmt.Errorf("captioner: %s belongs to another input with the same name; rename one, or write jsonl instead of sidecars", r.place.Path(recordOf(it), r.sidecars[0])))
+	}
+	if done, err := r.settle(it); done || err != nil {
+		return err
+	}
+	if done, err := r.existing(it); done || err != nil {
+		return err
+	}
+	return r.caption(ctx, worker, it)
+}
+
+// settle finishes what an intent line announced before the job was interrupted.
+func (r *runner) settle(it *source.Item) (bool, error) {
+	if s, ok := r.journal.Status(it.Key); !ok || s != journal.Intent {
+		return false, nil
+	}
+	e, _, err := r.journal.Key(it.Key)
+	if err != nil {
+		return false, err
+	}
+	var p plan
+	if err := json.Unmarshal(e.Data, &p); err != nil || p.Record == nil {
+		return false, nil // not ours to read: caption it again
+	}
+	for i := range p.Files {
+		if err := p.Files[i].Settle(p.Record, r.script.keys, r.job.Existing); err != nil {
+			return false, failed(err)
+		}
+	}
+	return true, r.finish(it, e.ID, p.Record)
+}
+
+// existing applies the policy for sidecars that are there already.
+func (r *runner) existing(it *source.Item) (bool, error) {
+	if len(r.sidecars) == 0 || r.job.Existing != sink.Skip && r.job.Existing != sink.Fail {
+		return false, nil
+	}
+	rec, have := recordOf(it), 0
+	for _, f := range r.sidecars {
+		path := r.place.Path(rec, f)
+		if _, err := os.Lstat(path); err != nil {
+			continue
+		}
+		have++
+		if r.job.Existing == sink.Fail {
+			return false, failed(fmt.Errorf("captioner: %s exists", path))
+		}
+	}
+	if have < len(r.sidecars) {
+		return false, nil
+	}
+	rec.Skipped = "existing"
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return false, err
+	}
+	err = r.journal.Append(journal.Entry{Status: journal.Done, N: it.N, Key: it.Key, Size: it.Size, MTime: it.MTime, Data: data})
+	if err == nil {
+		r.progress.update(func(c *Counts) { c.Skipped++ })
+		r.event(Event{Kind: "skip", Key: it.Key, Detail: rec.Skipped})
+	}
+	return true, err
+}
+
+// caption reads an input and makes its captions, or takes them from an equal one.
+func (r *runner) caption(ctx context.Context, worker int, it *source.Item) error {
+	held := min(max(it.Size, 1), r.job.Bytes)
+	if err := r.bytes.Acquire(ctx, held); err != nil {
+		return err
+	}
+	defer r.bytes.Release(held)
+	rec := recordOf(it)
+	start := time.Now()
+	in, err := r.read(ctx, it)
+	r.progress.busy(StageRead, time.Since(start))
+	if err != nil {
+		return failed(err)
+	}
+	defer in.close()
+	rec.SHA256, rec.Meta.Frames, rec.Meta.Notes = in.sha, in.times, in.notes
+	prompts := r.prompts(it, in.video)
+	id := r.id(in.sha, prompts)
+	release, err := r.flight(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if twin, ok, err := r.journal.ID(id); err != nil {
+		return err
+	} else if ok && r.adopt(rec, twin) {
+		r.progress.update(func(c *Counts) { c.Duplicates++ })
+		return r.write(it, id, rec)
+	}
+	if err := r.generate(ctx, worker, it, in, prompts, rec); err != nil {
+		return err
+	}
+	return r.write(it, id, rec)
+}
+
+func (r *runner) prompts(it *source.Item, video bool) map[string]string {
+	old := ""
+	if slices.Contains(r.script.recipe.Context, "caption") && it.Path != "" {
+		data, _, _ := sink.ReadOld(r.place.Path(recordOf(it), "txt")) // optional context: none if unreadable
+		old = strings.TrimSpace(string(data))
+	}
+	f := fields(it, old)
+	out := map[string]string{}
+	for _, c := range r.script.recipe.Captions {
+		out[c.Key] = r.script.prompt(c, video, f)
+	}
+	return out
+}
+
+// id is the digest of content, recipe, model and, where they vary, prompts.
+func (r *runner) id(sha string, prompts map[string]string) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s", sha, r.script.hash, r.job.Digest, r.job.Model)
+	if r.script.injected {
+		for _, k := range r.script.keys {
+			fmt.Fprintf(h, "\x00%s", prompts[k])
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// flight waits until nobody else works on the same id.
+func (r *runner) flight(ctx context.Context, id string) (func(), error) {
+	mine := make(chan struct{})
+	for {
+		r.mu.Lock()
+		other, busy := r.flights[id]
+		if !busy {
+			r.flights[id] = mine
+		}
+		r.mu.Unlock()
+		if !busy {
+			return func() {
+				r.mu.Lock()
+				delete(r.flights, id)
+				r.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// adopt copies the captions of a finished twin.
+func (r *runner) adopt(rec *Record, twin journal.Entry) bool {
+	var t Record
+	if json.Unmarshal(twin.Data, &t) != nil || len(t.Captions) == 0 {
+		return false
+	}
+	rec.Captions, rec.Tags, rec.Flags, rec.DuplicateOf = t.Captions, t.Tags, t.Flags, t.Key
+	if t.DuplicateOf != "" {
+		rec.DuplicateOf = t.DuplicateOf
+	}
+	if rec.DuplicateOf == rec.Key {
+		rec.DuplicateOf = ""
+	}
+	meta := t.Meta
+	meta.Seconds, meta.TokensIn, meta.TokensOut = nil, 0, 0
+	rec.Meta = meta
+	return true
+}
+
+// generate fills the record's captions.
+func (r *runner) generate(ctx context.Context, worker int, it *source.Item, in *input, prompts map[string]string, rec *Record) error {
+	start := time.Now()
+	var answers map[string]*answer
+	var images []engine.ImageReport
+	for {
+		eng, n, err := r.engine(worker)
+		if err != nil {
+			return err
+		}
+		a := &asker{runner: r, eng: eng, key: it.Key, part: in.part, prompt: prompts}
+		answers, images, err = a.ask(ctx)
+		if errors.Is(err, engine.ErrOverloaded) {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		if err == nil {
+			rec.Meta.TokensIn, rec.Meta.TokensOut = a.tokensIn, a.out
+			break
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		if ofItem(err) {
+			return failed(plain(err))
+		}
+		r.dead[n].Store(true)
+		r.event(Event{Kind: "engine", Key: it.Key, Detail: err.Error()})
+		if _, _, none := r.engine(worker); none != nil {
+			return fmt.Errorf("%w: %w", none, err)
+		}
+	}
+	rec.Meta.Seconds = map[string]float64{"total": time.Since(start).Seconds()}
+	return r.judge(rec, answers, images, prompts)
+}
+
+// ofItem reports an error that the input caused, not the engine.
+func ofItem(err error) bool {
+	for _, e := range []error{engine.ErrImageDecode, engine.ErrImageTooLarge, engine.ErrContextTooLong, engine.ErrInvalidRequest, engine.ErrDeadline} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var im *engine.ImageError
+	return errors.As(err, &im)
+}
+
+// plain leaves out what the engine says around the error of a picture.
+func plain(err error) error {
+	var im *vision.ImageError
+	if errors.As(err, &im) {
+		return im
+	}
+	return err
+}
+
+// judge puts the answers into the record, or refuses them.
+func (r *runner) judge(rec *Record, answers map[string]*answer, images []engine.ImageReport, prompts map[string]string) error {
+	m := &rec.Meta
+	m.Model, m.Digest, m.Recipe, m.Prompts = r.job.Model, r.job.Digest, r.script.hash, prompts
+	m.Seeds, m.Finish, m.Words, m.Attempts = map[string]uint64{}, map[string]string{}, map[string]int{}, map[string]int{}
+	m.Created = time.Now().UTC().Truncate(time.Millisecond)
+	rec.Captions = map[string]string{}
+	var refused []string
+	for _, key := range r.script.keys {
+		a := answers[key]
+		for _, f := range a.failed {
+			if r.script.refuse[f] {
+				refused = append(refused, key+":"+f)
+			} else {
+				rec.Flags = append(rec.Flags, key+":"+f)
+			}
+		}
+		rec.Captions[key] = r.script.dress(key, a.text)
+		m.Seeds[key], m.Finish[key], m.Words[key] = a.seed, string(a.finish), filter.Words(a.text)
+		if a.attempts > 1 {
+			m.Attempts[key] = a.attempts
+		}
+		if key == "tags" || key == "booru" {
+			rec.Tags = splitTags(a.text)
+		}
+	}
+	if len(images) > 0 {
+		m.Format, m.Width, m.Height = images[0].Format, images[0].Width, images[0].Height
+		for _, im := range images {
+			m.Tiles += im.Tiles
+		}
+		m.Notes = append(m.Notes, images[0].Notes...)
+	}
+	if refused != nil {
+		return &failure{err: fmt.Errorf("captioner: refused by filters: %s", strings.Join(refused, ", ")), captions: rec.Captions}
+	}
+	for _, key := range r.script.keys {
+		r.seen.Add(key, answers[key].text)
+	}
+	return nil
+}
+
+// write writes the sidecars, then the journal line.
+func (r *runner) write(it *source.Item, id string, rec *Record) error {
+	start := time.Now()
+	defer func() { r.progress.busy(StageWrite, time.Since(start)) }()
+	var files []sink.File
+	for _, format := range r.sidecars {
+		f, err := sink.Plan(rec, r.place.Path(rec, format), format, r.script.keys, r.job.Existing)
+		if err != nil {
+			return failed(err)
+		}
+		if f.Before != "" && r.job.Existing == sink.Skip {
+			continue
+		}
+		files = append(files, f)
+	}
+	if len(files) > 0 && r.job.Existing != sink.Overwrite {
+		data, err := json.Marshal(plan{Record: rec, Files: files})
+		if err != nil {
+			return err
+		}
+		if err := r.journal.Append(journal.Entry{Status: journal.Intent, N: it.N, Key: it.Key, ID: id, Size: it.Size, MTime: it.MTime, Data: data}); err != nil {
+			return err
+		}
+	}
+	for i := range files {
+		if err := files[i].Write(); err != nil {
+			return failed(err)
+		}
+	}
+	return r.finish(it, id, rec)
+}
+
+// finish writes the done line.
+func (r *runner) finish(it *source.Item, id string, rec *Record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := r.journal.Append(journal.Entry{Status: journal.Done, N: it.N, Key: it.Key, ID: id, Size: it.Size, MTime: it.MTime, Data: data}); err != nil {
+		return err
+	}
+	r.progress.update(func(c *Counts) {
+		c.Done++
+		c.Bytes += it.Size
+		if len(rec.Flags) > 0 {
+			c.Flagged++
+		}
+	})
+	if len(rec.Flags) > 0 {
+		r.event(Event{Kind: "flag", Key: it.Key, Detail: strings.Join(rec.Flags, " ")})
+	}
+	r.event(Event{Kind: "item", Key: it.Key, Record: rec})
+	return nil
+}
+
+// input is an opened item: what the engine is given.
+type input struct {
+	part  engine.Part
+	sha   string
+	video bool
+	times []float64 // of frames, seconds
+	notes []string
+	temp  string // directory to remove
+}
+
+func (in *input) close() {
+	if in.temp != "" {
+		_ = os.RemoveAll(in.temp) // a leftover in the temporary directory harms nothing
+	}
+}
+
+// read fetches an item's bytes, or the frames of a video.
+func (r *runner) read(ctx context.Context, it *source.Item) (*input, error) {
+	switch it.Kind {
+	case source.Video:
+		return r.readVideo(ctx, it)
+	case source.Frames:
+		return r.readFrames(it)
+	}
+	data, err := it.Read(ctx, r.job.ReadLimit)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, fmt.Errorf("captioner: %s: the file is empty", filepath.Base(it.Key))
+	}
+	sum := sha256.Sum256(data)
+	return &input{part: engine.Part{Image: &engine.Image{Data: data, MaxTiles: r.script.recipe.MaxTiles}}, sha: hex.EncodeToString(sum[:])}, nil
+}
