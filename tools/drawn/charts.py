@@ -120,7 +120,7 @@ def _bars(m, c, ink, size, title, kind):
     printed = r.random() < .75
     top = r.choice((20, 20, 50, 100)) if printed else 20
     vals = [r.randint(1, top) if printed else r.choice((5, 10, 15, 20)) for _ in range(n)]
-    col = m.pick(kind)
+    col = m.pick(kind, beside=n)
     c.line((x0, yt - 4, x0, yb), fill=ink)
     c.line((x0, yb, UNIT - 8, yb), fill=ink)
     ticks = _axis(m, c, ink, size, x0, yb, yt, top, (0, 5, 10, 15, 20) if top == 20 else (0, top // 2, top)) if not printed or r.random() < .35 else []
@@ -157,7 +157,7 @@ def _hbars(m, c, ink, size, title, kind):
     names = _names(m, n, 50)
     top = r.choice((20, 50, 100, 500))
     vals = [r.randint(1, top) for _ in range(n)]
-    col = m.pick("bar")
+    col = m.pick("bar", beside=n)
     h = 160 / n
     c.line((x0, 40, x0, 206), fill=ink)
     for i, (nm, v) in enumerate(zip(names, vals)):
@@ -188,7 +188,7 @@ def _value_facts(m, names, vals, printed, top):
 def geometry(m, c, ink):
     r, s = m.r, m.s
     shape = r.choice(("triangle", "triangle", "rectangle", "circle"))
-    col = m.pick(shape, DARK)
+    col = r.choice(DARK)
     size = r.choice((13, 14, 15))
     if shape == "circle":
         _circle(m, c, ink, col, size)

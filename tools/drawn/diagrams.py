@@ -43,7 +43,7 @@ def diagram(m):
     lay = r.choice(("chain", "cycle", "tree"))
     n = r.randint(3, 4)
     title, names = _labels(m, n)
-    col, ink, size = m.pick("box"), (30, 30, 35), r.choice((12, 13, 13))
+    col, ink, size = m.pick("box", beside=f"{lay}{n}"), (30, 30, 35), r.choice((12, 13, 13))
     c.text((UNIT / 2, 4), title, r.choice((15, 16)), ink, bold=True, anchor="ma")
     pos, edges = _layout(m, lay, n)
     hw, hh = 34, 13

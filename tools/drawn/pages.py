@@ -15,7 +15,7 @@ def document(m):
 
 def poster(m):
     r, s = m.r, m.s
-    col = m.pick("poster")
+    col = r.choice(VIVID)
     c = m.canvas(m.jitter(col, 6))
     ink = (15, 15, 15) if col in ("yellow", "cyan", "pink", "orange") else (255, 255, 255)
     if r.random() < .7:
@@ -139,7 +139,7 @@ def interface(m):
     dark = r.random() < .4
     back, panel, ink = ((60, 64, 72), (40, 43, 50), (230, 230, 235)) if dark else ((205, 212, 222), (246, 247, 249), (20, 20, 25))
     c = m.canvas(m.jitter(back, 6))
-    col = m.pick("title bar", BAR)
+    col = m.pick("title bar", BAR, beside="dark" if dark else "light")
     size = r.choice((12, 13, 13))
     title = r.choice(TITLES) if r.random() < .6 else m.word(longest=9, plain=True).capitalize()
     c.rectangle((10, 12, UNIT - 11, UNIT - 14), fill=panel, outline=(90, 90, 95))

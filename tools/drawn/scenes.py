@@ -21,7 +21,7 @@ def third(x):
 def natural(m):
     r, s = m.r, m.s
     sky = r.choice(list(SKY))
-    ground = m.pick(sky, list(GROUND))
+    ground = m.pick("ground", list(GROUND), beside=sky)
     outline = (60, 60, 60) if r.random() < .6 else None
     c = m.canvas(m.jitter(SKY[sky], 8))
     hy = r.randint(126, 142)
@@ -37,9 +37,9 @@ def natural(m):
         s.qa.append((f"Is the {body} on the left or right?", side))
     clouds, birds = _air(m, c, sky, side)
     free = set(range(7))
-    house = _house(m, c, hy, free, outline) if r.random() < .5 else None
-    car = _car(m, c, hy, free, outline) if r.random() < .38 else None
-    counts, shirts = _ground_life(m, c, hy, sorted(free))
+    house = _house(m, c, hy, free, outline, ground) if r.random() < .5 else None
+    car = _car(m, c, hy, free, outline, sky) if r.random() < .38 else None
+    counts, shirts = _ground_life(m, c, hy, sorted(free), ground)
     _natural_facts(m, house, car, counts, shirts)
     s.qa.append(("How many clouds are there?", str(clouds)))
     s.qa.append(("How many birds are there?", str(birds)))
@@ -90,10 +90,11 @@ def _air(m, c, sky, side):
     return clouds, birds
 
 
-def _house(m, c, hy, free, outline):
+def _house(m, c, hy, free, outline, ground):
     i = m.r.randint(0, 5)
     free -= {i, i + 1}
-    wall, roof = m.pick("house"), m.pick("roof", ["brown", "red", "black", "gray"])
+    wall = m.pick("house", beside=ground)
+    roof = m.pick("roof", ["brown", "red", "black", "gray"], beside=wall)
     x, b = 33 + 31 * i, hy + 24
     c.rectangle((x - 24, b - 42, x + 24, b), fill=m.jitter(wall), outline=outline)
     if m.r.random() < .7:
@@ -106,13 +107,13 @@ def _house(m, c, hy, free, outline):
     return wall, roof, third(x), x
 
 
-def _car(m, c, hy, free, outline):
+def _car(m, c, hy, free, outline, sky):
     options = [i for i in range(6) if i in free and i + 1 in free]
     if not options:
         return None
     i = m.r.choice(options)
     free -= {i, i + 1}
-    color = m.pick("car", VIVID + ["white", "black"])
+    color = m.pick("car", VIVID + ["white", "black"], beside=sky)
     x, b = 33 + 31 * i, hy + m.r.randint(36, 56)
     fill = m.jitter(color)
     c.rectangle((x - 25, b - 16, x + 25, b - 4), fill=fill, outline=outline)
@@ -125,7 +126,7 @@ def _car(m, c, hy, free, outline):
     return color, third(x), x
 
 
-def _ground_life(m, c, hy, free):
+def _ground_life(m, c, hy, free, ground):
     r = m.r
     counts, shirts = {"tree": 0, "person": 0, "dog": 0, "cow": 0}, []
     kinds = [(i, r.choice(("tree", "tree", "person", "person", "dog", "cow"))) for i in free if r.random() < .62]
@@ -144,7 +145,7 @@ def _ground_life(m, c, hy, free):
                 c.polygon((x - 13, b - 14, x + 13, b - 14, x, b - 36), fill=g)
                 c.polygon((x - 11, b - 27, x + 11, b - 27, x, b - 50), fill=g)
         elif k == "person":
-            shirt = m.pick("shirt")
+            shirt = m.pick("shirt", beside=ground)
             shirts.append(shirt)
             _person(c, m, x, b, shirt)
         else:
@@ -218,7 +219,7 @@ def microscope(m):
     cells = [(40 + 36 * i, 40 + 36 * j) for i in range(5) for j in range(5) if (i, j) not in ((0, 0), (4, 0), (0, 4), (4, 4))]
     r.shuffle(cells)
     n, rods = r.randint(1, 9), r.choice((0, 0, 1, 2, 3, 4, 5))
-    c1 = m.pick("round cell", CELLS)
+    c1 = m.pick("round cell", CELLS, beside=bg)
     c2 = m.other(CELLS, c1)
     for _ in range(n):
         x, y = cells.pop()
@@ -257,8 +258,8 @@ def microscope(m):
 def pattern(m):
     r, s = m.r, m.s
     kind = r.choice(("gradient", "stripes", "checker", "rings", "dots"))
-    a = m.pick(kind, VIVID + ["black", "white"])
-    b = m.other(VIVID + ["black", "white"], a)
+    a = r.choice(VIVID + ["black", "white"])
+    b = m.pick(kind, [x for x in VIVID + ["black", "white"] if x != a], beside=a)
     c = m.canvas(COLORS[a])
     {"gradient": _gradient, "stripes": _stripes, "checker": _checker, "rings": _rings, "dots": _dots}[kind](m, c, a, b)
     s.short = s.overview[:-1] + f" in {a} and {b}."
@@ -345,7 +346,8 @@ def video(m, frames=None):
     r, s = m.r, m.s
     frames = frames or r.randint(2, 6)
     shape = r.choice(("circle", "square", "triangle"))
-    color, back = m.pick(shape), r.choice(("white", "black", "gray"))
+    back = r.choice(("white", "black", "gray"))
+    color = m.pick(shape, beside=back)
     move = r.choice(list(MOTION))
     size = r.choice(("keeps its size", "grows", "shrinks")) if move == "none" else "keeps its size"
     change = r.randint(2, frames) if r.random() < .4 else 0

@@ -121,8 +121,11 @@ _ANY_CLAIM = ("There is 1 tree.", "There are 3 birds.", "The sky is clear blue."
 
 def router_order(s, r, canonical=.5):
     order = list(DOMAINS) if s.domain == "video" or r.random() < .3 else DOMAINS[:8]
-    if r.random() >= canonical:
+    k = r.random()
+    if k < .15 * (1 - canonical):
         r.shuffle(order)
+    elif k > .15 + .85 * canonical:
+        order = order[::-1]
     return order
 
 

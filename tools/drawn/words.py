@@ -3,7 +3,8 @@
 Held-out pictures differ from training pictures in three ways:
   seeds       below HELD_OUT are never trained on;
   words       every fifth word of each list (by checksum) is printed only in held-out pictures;
-  combinations every eighth pair of (object, colour) appears only in held-out pictures.
+  combinations every eighth combination of two attributes (wall and roof colour, bar colour and number of bars, …)
+              appears only in held-out pictures; each attribute alone is trained on.
 """
 import random
 import string
@@ -54,7 +55,7 @@ def held_word(word):
 
 
 def held_pair(thing, attribute):
-    """Says whether a combination of an object and an attribute is kept for held-out pictures."""
+    """Says whether a combination of a thing (with its context) and an attribute is kept for held-out pictures."""
     return zlib.crc32(f"{thing}|{attribute}".encode()) % 8 == 0
 
 

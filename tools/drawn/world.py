@@ -18,7 +18,7 @@ from words import HELD_OUT, VIVID, held_pair, listed, random_word
 DOMAINS = ["natural", "structure_math", "infographic_document", "medical_bio", "ui", "code", "knowledge_edu", "synthetic", "video"]
 OUTSIDE = "outside"  # pictures that do not belong to the world
 # share of the still-image domains in training: pictures with much text need most
-WEIGHTS = {"natural": 9, "structure_math": 21, "infographic_document": 22, "medical_bio": 5, "ui": 16, "code": 17, "knowledge_edu": 15, "synthetic": 4}
+WEIGHTS = {"natural": 11, "structure_math": 17, "infographic_document": 22, "medical_bio": 7, "ui": 15, "code": 16, "knowledge_edu": 15, "synthetic": 5}
 
 
 @dataclass
@@ -85,10 +85,15 @@ class Maker:
         self.s.style["font"] = c.family
         return c
 
-    def pick(self, thing, options=VIVID):
-        """An attribute for an object: combinations kept for held-out pictures appear only there."""
-        kept = [o for o in options if held_pair(thing, o)]
-        rest = [o for o in options if not held_pair(thing, o)]
+    def pick(self, thing, options=VIVID, beside=""):
+        """An attribute for an object in a context, say a roof colour beside a wall colour.
+
+        Every attribute of the object is seen in training, but the combinations kept for held-out pictures appear only there.
+        """
+        if not beside:
+            return self.r.choice(options)
+        kept = [o for o in options if held_pair(f"{thing}|{beside}", o)]
+        rest = [o for o in options if not held_pair(f"{thing}|{beside}", o)]
         if self.held and kept and self.r.random() < .5:
             return self.r.choice(kept)
         return self.r.choice(rest or options)

@@ -208,11 +208,13 @@ class Model(nn.Module):
     def embed(self, ids, feats, image_id):
         """Token embeddings with the image features in the image positions, in order; spare features are ignored."""
         x = self.llm.embed(ids)
-        at = (ids == image_id).view(-1)
-        slot = (at.cumsum(0) - 1).clamp(min=0)
-        flat = feats.reshape(-1, feats.shape[-1])
-        picked = flat[slot.clamp(max=len(flat) - 1)].view(*ids.shape, -1)
-        return torch.where(at.view(*ids.shape, 1), picked.to(x.dtype), x)
+        flat = feats.reshape(-1, feats.shape[-1]).to(x.dtype)
+        at, n, k = (ids == image_id).view(-1), ids.numel(), len(flat)
+        # where each feature goes; spare ones go to a row past the end. A copy by index has a cheap backward, a gather has not.
+        where = torch.full((k + 1,), n, device=ids.device)
+        where.scatter_(0, torch.where(at, (at.cumsum(0) - 1).clamp(max=k), k), torch.arange(n, device=ids.device))
+        x = torch.cat([x.reshape(n, -1), x.new_zeros(1, x.shape[-1])])
+        return x.index_copy(0, where[:k], flat)[:n].view(*ids.shape, -1)
 
     def shipped(self):
         """Parameters of the exported model (the glyph head is not)."""

@@ -17,7 +17,7 @@ _CLASS = {ch: i for i, ch in enumerate(CHARS)}
 GRID_Y, GRID_X = 8 * SLOTS[0], 8 * SLOTS[1]  # glyph cells of a tile: 7 x 3.5 pixels
 
 # how often a task is asked when there is room, beside captions and text
-EXTRA = {"claim": 5, "qa": 4, "caption_short": .8, "caption_medium": .5, "tags": .5, "router": .8, "visual_guideline": .4, "general_reasoning": .5, "judge": 1.0, "data_table": .9,
+EXTRA = {"claim": 5, "qa": 4, "caption_short": .8, "caption_medium": .5, "tags": .5, "router": 1.4, "visual_guideline": .4, "general_reasoning": .5, "judge": 1.0, "data_table": .9,
          "revise": .3, "render_short": .12, "render_medium": .12, "render_tags": .12, "probe_text": .1, "probe_table": .1, "probe_code": .1, "probe_panels": .05, "probe_person": .15,
          "natural_perception": .2, "structure_perception": .25, "infographic_perception": .25, "ui_perception": .2, "texture_perception": .12, "coder": .25,
          "knowledge_reasoning": .15, "medical_reasoning": .12, "video_perception": .4, "video_reasoning": .4, "video_guideline": .4, "summary": .35}

@@ -6,8 +6,10 @@ A later run continues with --init from the files of an earlier one.
 import argparse
 import json
 import math
+import multiprocessing as mp
 import os
 import random
+import sys
 import threading
 import time
 
@@ -62,43 +64,77 @@ def orthogonal(x):
     return x.mT if flip else x
 
 
-class Stream(torch.utils.data.IterableDataset):
-    """Endless chunks of fresh samples, one stream of seeds a worker."""
+class Loader:
+    """Worker processes that draw and pack chunks into shared memory; only slot numbers pass through queues.
 
-    def __init__(self, tok, image_tokens, base, multi):
-        self.tok, self.image_tokens, self.base, self.multi = tok, image_tokens, base, multi
+    Passing tensors through a DataLoader costs the training process a socket handshake a tensor, which stalls its steps.
+    """
 
-    def __iter__(self):
-        info = torch.utils.data.get_worker_info()
+    def __init__(self, tok, image_tokens, base, multi, workers, slots):
+        self.workers = []
+        probe = packing.Packer(Text(tok, image_tokens), packing.first_seed(base, workers), multi=multi)
+        first = probe.chunk()
+        self.layout, at = [], 0
+        for x in first:
+            self.layout.append((at, x.nbytes, torch.from_numpy(x).dtype, x.shape))
+            at += -(-x.nbytes // 64) * 64
+        self.bytes = at
+        self.probe = probe
+        if workers:
+            ctx = mp.get_context("fork")
+            self.shared = torch.empty((slots, at), dtype=torch.uint8).share_memory_()
+            self.free, self.full = ctx.SimpleQueue(), ctx.SimpleQueue()
+            for k in range(slots):
+                self.free.put(k)
+            self.workers = [ctx.Process(target=self.work, args=(tok, image_tokens, base, multi, w), daemon=True) for w in range(workers)]
+            for w in self.workers:
+                w.start()
+
+    def work(self, tok, image_tokens, base, multi, worker):
         torch.set_num_threads(1)
-        p = packing.Packer(Text(self.tok, self.image_tokens), packing.first_seed(self.base, info.id if info else 0), multi=self.multi)
+        p = packing.Packer(Text(tok, image_tokens), packing.first_seed(base, worker), multi=multi)
         while True:
-            yield [torch.from_numpy(x) for x in p.chunk()]
+            chunk = p.chunk()
+            k = self.free.get()
+            row = self.shared[k].numpy()
+            for x, (at, n, _, _) in zip(chunk, self.layout):
+                row[at:at + n] = x.reshape(-1).view("uint8")
+            self.full.put(k)
+
+    def unpack(self, rows):
+        """[m, bytes] uint8 -> the arrays of m chunks."""
+        return [rows[:, at:at + n].contiguous().view(dtype).view(len(rows), *shape) for at, n, dtype, shape in self.layout]
+
+    def direct(self, m):
+        """m chunks made in this process (no workers)."""
+        return [torch.stack([torch.from_numpy(y) for y in x]) for x in zip(*(self.probe.chunk() for _ in range(m)))]
 
 
 class Pool:
-    """A ring of recent chunks on the GPU, filled by a thread; steps draw some at random, so a slow loader means reuse, not waiting."""
+    """A ring of recent chunks on the device, filled by a thread; steps draw some at random, so a slow loader means reuse, not waiting."""
 
-    def __init__(self, it, size, device):
-        self.it, self.size, self.device, self.ready, self.bufs, self.got, self.error = it, size, device, [], None, 0, None
-        self.lock, self.stream = threading.Lock(), torch.cuda.Stream()
+    def __init__(self, loader, size, device):
+        self.loader, self.size, self.device, self.ready, self.got, self.error = loader, size, device, [], 0, None
+        self.ring = torch.empty((size, loader.bytes), dtype=torch.uint8, device=device)
+        self.lock = threading.Lock()
         threading.Thread(target=self.fill, daemon=True).start()
 
     def fill(self):
         try:
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream() if self.device == "cuda" else None
             while True:
-                chunk = next(self.it)
-                with torch.cuda.stream(side):
-                    if self.bufs is None:
-                        self.bufs = [torch.empty((self.size, *x.shape), dtype=x.dtype, device=self.device) for x in chunk]
-                    k = self.got % self.size
-                    with self.lock:
-                        if k in self.ready:
-                            self.ready.remove(k)
-                    for b, x in zip(self.bufs, chunk):
-                        b[k].copy_(x)
-                    side.synchronize()
+                slot = self.loader.full.get()
+                k = self.got % self.size
+                with self.lock:
+                    if k in self.ready:
+                        self.ready.remove(k)
+                if side:
+                    with torch.cuda.stream(side):
+                        self.ring[k].copy_(self.loader.shared[slot])
+                        side.synchronize()
+                else:
+                    self.ring[k].copy_(self.loader.shared[slot])
+                self.loader.free.put(slot)
                 with self.lock:
                     self.ready.append(k)
                     self.got += 1
@@ -106,18 +142,13 @@ class Pool:
             self.error = e
 
     def draw(self, m):
-        while len(self.ready) < 4 * m:
+        while len(self.ready) < 3 * m:
             if self.error:
                 raise self.error
             time.sleep(.01)
-        main = torch.cuda.current_stream()
-        with self.lock, torch.cuda.stream(self.stream):
-            ix = torch.tensor(random.sample(self.ready, m), device=self.device)
-            out = [b.index_select(0, ix) for b in self.bufs]
-            self.stream.synchronize()
-        for x in out:
-            x.record_stream(main)
-        return out
+        with self.lock:  # a chunk being overwritten is not ready; a drawn one is copied before its turn comes again
+            ix = random.sample(self.ready, m)
+        return self.loader.unpack(torch.stack([self.ring[k] for k in ix]))
 
 
 def losses(m, batch, image_id, dev):
@@ -127,7 +158,7 @@ def losses(m, batch, image_id, dev):
     with torch.autocast(dev, torch.bfloat16):
         # image features per chunk, so that spare tiles of one chunk never shift another's
         feats = m.vision(img.flatten(0, 1), augment=True)
-        x = torch.stack([m.embed(i, f, image_id) for i, f in zip(ids.long(), feats.view(chunks, -1, *feats.shape[1:]))]).flatten(0, 1)
+        x = torch.cat([m.embed(i, f, image_id) for i, f in zip(ids.long(), feats.view(chunks, -1, *feats.shape[1:]))])
         mask = branch_mask(seg.flatten(0, 1), br.flatten(0, 1), torch.bfloat16 if dev == "cuda" else x.dtype)
         h = m.llm(x, pos.flatten(0, 1), mask)
         h = h.view(chunks, -1, h.shape[-1])
@@ -177,16 +208,20 @@ def main():
     ap.add_argument("--multi", type=float, default=.1, help="share of pictures of several tiles")
     ap.add_argument("--base", type=int, default=0, help="offset of the training seeds")
     ap.add_argument("--save", type=float, default=90, help="seconds between checkpoints")
+    ap.add_argument("--score", type=int, default=24, help="pictures a domain of the evaluations, 0 = none")
+    ap.add_argument("--profile", action="store_true", help="print where three steps spend their time")
     ap.add_argument("--eval", type=float, default=0, help="seconds between quick evaluations, 0 = only at the end")
     ap.add_argument("--micro", action="store_true", help="a tiny model, for the CPU")
     ap.add_argument("--compile", action="store_true", help="compile on the CPU too")
     ap.add_argument("--adam", action="store_true", help="AdamW for all parameters")
     a = ap.parse_args()
-    dev = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(a.base)
     random.seed(a.base)
     torch.set_float32_matmul_precision("high")
+    sys.setswitchinterval(.001)
     c = Config(**(MICRO if a.micro else {}))
+    loader = Loader(a.tok, c.image_tokens, a.base, a.multi, a.workers, 3 * a.workers)  # forks: before the device is used
+    dev = "cuda" if torch.cuda.is_available() else "cpu"
     m = Model(c).to(dev)
     if a.init:
         load(m, a.init)
@@ -207,9 +242,7 @@ def main():
     opts = [torch.optim.AdamW([dict(params=decay, weight_decay=.05), dict(params=rest, weight_decay=0.)], lr=a.lr, betas=(.9, .97), fused=dev == "cuda")]
     if matrices:
         opts.append(Muon(matrices, a.lr))
-    dl = torch.utils.data.DataLoader(Stream(a.tok, c.image_tokens, a.base, a.multi), batch_size=None, num_workers=a.workers, prefetch_factor=4 if a.workers else None)
-    it = iter(dl)
-    pool = Pool(it, 192, dev) if dev == "cuda" else None
+    pool = Pool(loader, 192 if dev == "cuda" else 12, dev) if a.workers else None
     if dev == "cuda" or a.compile:  # compile once a block class: a tenth of the time of compiling the whole step
         for b in list(m.vision.blocks) + list(m.llm.blocks):
             b.compile(dynamic=False)
@@ -231,13 +264,15 @@ def main():
     m.train()
     while True:
         tw = time.time()
-        batch = pool.draw(a.chunks) if pool else [torch.stack(x) for x in zip(*(next(it) for _ in range(a.chunks)))]
+        batch = pool.draw(a.chunks) if pool else loader.direct(a.chunks)
         wait += time.time() - tw
         t = 0. if t0 is None else time.time() - t0 - paused
         f = rate(t, a.seconds, a.warm, a.decay, a.low, a.high)
         for o in opts:
             for g in o.param_groups:
                 g["lr"] = a.lr * f
+        if a.profile and step == warmup + 12:
+            prof = torch.profiler.profile().__enter__()
         loss, hit, gloss, ghit = losses(m, batch, tx.img, dev)
         (loss + a.glyph * gloss).backward()
         gn = torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
@@ -245,6 +280,10 @@ def main():
             o.step()
             o.zero_grad(set_to_none=True)
         step += 1
+        if a.profile and step == warmup + 15:
+            prof.__exit__(None, None, None)
+            key = "self_cuda_time_total" if dev == "cuda" else "self_cpu_time_total"
+            print(prof.key_averages().table(sort_by=key, row_limit=14, max_name_column_width=60), flush=True)
         if t0 is None and step == warmup:
             if dev == "cuda":
                 torch.cuda.synchronize()
@@ -268,16 +307,19 @@ def main():
             saved = time.time()
             paused += saved - s
         if a.eval and time.time() - evaled > a.eval and t < a.seconds - 30:
-            paused += score(16, "eval")
+            paused += score(a.score, "eval")
             evaled = last = time.time()
             hist, wait = [], 0.
         if t >= a.seconds:
             break
     total = export(m, f"{a.out}/model", a.tok)
     say(event="trained", steps=step, chunks=pool.got if pool else step * a.chunks, bytes=total)
-    load(m, f"{a.out}/model")  # score the weights as shipped, rounded to bf16
-    score(24 if dev == "cuda" else 1, "final")
-    os._exit(0)  # the loader's workers never end by themselves
+    if a.score:
+        load(m, f"{a.out}/model")  # score the weights as shipped, rounded to bf16
+        score(a.score if dev == "cuda" else 1, "final")
+    for w in loader.workers:  # they never end by themselves
+        w.kill()
+    os._exit(0)
 
 
 if __name__ == "__main__":
