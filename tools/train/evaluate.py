@@ -13,6 +13,7 @@ import canvas
 import tasks
 import words
 import world
+from tok import Text
 
 EVAL_BASE = 400_000  # seeds of the quick evaluation; all of it is below words.HELD_OUT
 
@@ -176,3 +177,108 @@ def quick(m, tx, dev, per_domain, base=EVAL_BASE):
     res = {k: board.share(k) for k in sorted({k for _, k in board.n})}
     res["words_by_domain"] = {d: board.share("words", d) for d in world.DOMAINS if board.n["infographic_document", "words"]}
     return res
+
+
+def plain(name):
+    """The canonical prompt of a task for a sample."""
+    return lambda s: tasks.for_video(tasks.prompt(name)) if s.domain == "video" else tasks.prompt(name)
+
+
+def full(m, tx, dev, per_domain, base, size=None, family=None, say=print):
+    """Every task on held-out pictures. Returns the Board and, for the confidence rule, (inside, refused, log-probability) rows."""
+    ss = samples(per_domain, base, size=size, family=family)
+    board, t, rows = Board(), [tiles_of(s) for s in ss], []
+    run = lambda prompt, most, keep=lambda s: True: [(s, a) for s, a in zip(
+        [s for s in ss if keep(s)], generate(m, tx, [(x, prompt(s), s.domain == "video") for x, s in zip(t, ss) if keep(s)], most, dev, 64))]
+    caps = run(plain("caption_detailed"), 200)
+    score_captions(board, ss, [a for _, a in caps])
+    rows += [(1, a[0] == tasks.UNKNOWN, a[1], s.domain) for s, a in caps]
+    for s, a in caps:
+        board.put(s.domain, "false_alarm", a[0] == tasks.UNKNOWN)
+    score_text(board, ss, [a for _, a in run(plain("ocr"), 200)])
+    say("captions and text done")
+    for name in ("forward", "reversed"):
+        order = lambda s: [d for d in (world.DOMAINS if s.domain == "video" else world.DOMAINS[:8])][::1 if name == "forward" else -1]
+        for s, (a, _) in run(lambda s: plain("router")(s).replace("{options}", tasks.router_options(order(s))), 2):
+            board.put(s.domain, "router_" + name, a == tasks.LETTERS[order(s).index(s.domain)])
+    for ok in (True, False):
+        q = lambda s: plain("claim")(s).replace("{claim}", claim_pair(s).true if ok else claim_pair(s).false)
+        for s, (a, _) in run(q, 2):
+            board.put(s.domain, "claim_true" if ok else "claim_false", a == ("Yes" if ok else "No"))
+    pick = lambda s: random.Random(s.seed + 1).choice(s.qa)
+    for s, (a, _) in run(lambda s: pick(s)[0], 40, lambda s: s.qa):
+        board.put(s.domain, "question", a == pick(s)[1])
+    say("router, claims, questions done")
+    built = lambda name: {s.seed: tasks.ask(s, name, random.Random(s.seed + 2), 1) for s in ss}
+    for name, most in (("judge", 2), ("summary", 200), ("revise", 200), ("render_short", 60), ("render_tags", 60)):
+        its = built(name)
+        for with_image in (True, False):
+            keep = lambda s: its[s.seed].image == with_image
+            kept = [s for s in ss if keep(s)]
+            items = [(x if with_image else [], its[s.seed].prompt, s.domain == "video" and with_image) for x, s in zip(t, ss) if keep(s)]
+            for s, (a, _) in zip(kept, generate(m, tx, items, most, dev, 64) if items else []):
+                board.put(s.domain, name + ("" if with_image else "_text_only"), a == its[s.seed].answer)
+                if name == "summary":
+                    for f in s.facts:
+                        board.put(s.domain, "summary_facts" + ("" if with_image else "_text_only"), states(a, f.true))
+    say("judge, summary, revision, renderings done")
+    for name in ("caption_short", "caption_medium", "tags", "visual_guideline", "general_reasoning", "data_table", "coder", "structure_perception", "ui_perception", "natural_perception",
+                 "infographic_perception", "texture_perception", "medical_reasoning", "knowledge_reasoning", "probe_text", "probe_table", "probe_code", "probe_person"):
+        for s, (a, _) in run(plain(name), 200, lambda s: s.domain != "video" and s.seed % 4 == 0):
+            want = tasks.ask(s, name, random.Random(0), 1).answer
+            board.put(s.domain, name + ("_sentinel" if want in (tasks.NOT_APPLICABLE, tasks.EMPTY_TABLE) else ""), a == want)
+    for s, (a, _) in run(lambda s: tasks.for_video(random.Random(s.seed).choice(tasks.PACK["tasks"]["caption_detailed"]["prompts"][1:])) if s.domain == "video"
+                         else random.Random(s.seed).choice(tasks.PACK["tasks"]["caption_detailed"]["prompts"][1:]), 200, lambda s: s.seed % 4 == 1):
+        board.put(s.domain, "paraphrase_caption_exact", a == s.caption())
+        for f in s.facts:
+            board.put(s.domain, "paraphrase_facts", states(a, f.true))
+    return board, rows
+
+
+def outside_rows(m, tx, dev, n, say=print):
+    """Refusals and confidence on pictures of other worlds, kind by kind."""
+    import outside
+    board, rows = Board(), []
+    for kind in outside.KINDS:
+        ims = [outside.picture(random.Random(77_000 + i), kind, held=True) for i in range(n)]
+        for a, lp in generate(m, tx, [([im], tasks.prompt("caption_detailed"), False) for im in ims], 120, dev, 64):
+            board.put(kind, "refused", a == tasks.UNKNOWN)
+            rows.append((0, a == tasks.UNKNOWN, lp, kind))
+    return board, rows
+
+
+def threshold(rows, alarms=.02):
+    """The lowest mean log-probability that keeps false alarms (with refusals) at most `alarms`, and what it catches outside."""
+    inside = sorted(lp for i, refused, lp, _ in rows if i and not refused)
+    spare = int(alarms * sum(i for i, *_ in rows)) - sum(refused for i, refused, *_ in rows if i)
+    cut = inside[max(0, spare)] if inside else 0.
+    out = [(refused, lp) for i, refused, lp, _ in rows if not i]
+    caught = sum(refused or lp < cut for refused, lp in out)
+    return {"threshold": round(cut, 4), "caught_outside": round(caught / max(1, len(out)), 4), "refused_outside": round(sum(r for r, _ in out) / max(1, len(out)), 4),
+            "false_alarms": round(sum(refused or lp < cut for i, refused, lp, _ in rows if i) / max(1, sum(i for i, *_ in rows)), 4), "n_outside": len(out)}
+
+
+if __name__ == "__main__":
+    import argparse
+    from export import load
+    from model import Config, Model
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("model")
+    ap.add_argument("--tok", help="tokenizer folder; default: the model's")
+    ap.add_argument("--n", type=int, default=40, help="pictures a domain")
+    ap.add_argument("--base", type=int, default=200_000, help="first seed, below the held-out limit")
+    ap.add_argument("--size", choices=("plain", "near", "multi"))
+    ap.add_argument("--family", help="print all text in this font family")
+    ap.add_argument("--out", default="evaluation.json")
+    ap.add_argument("--threads", type=int, default=1)
+    a = ap.parse_args()
+    torch.set_num_threads(a.threads)
+    net, text = Model(Config()), Text(a.tok or a.model, Config().image_tokens)
+    load(net, a.model)
+    net.eval()
+    with torch.no_grad():
+        b, inside = full(net, text, "cpu", a.n, a.base, a.size, a.family)
+        ob, outer = outside_rows(net, text, "cpu", max(8, a.n // 2))
+    res = {"args": vars(a), "domains": b.table(), "outside": ob.table(), "confidence": threshold(inside + outer)}
+    json.dump(res, open(a.out, "w"), indent=1)
+    print(json.dumps({k: v[:1] + v[3:] for k, v in res["domains"]["all"].items()}), json.dumps({k: v["refused"][0] for k, v in res["outside"].items()}), res["confidence"])
