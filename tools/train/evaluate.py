@@ -2,7 +2,9 @@
 import json
 import os
 import random
-import sys
+import subprocess
+import tempfile
+import threading
 from collections import defaultdict
 
 import numpy as np
@@ -18,13 +20,50 @@ from tok import Text
 EVAL_BASE = 400_000  # seeds of the quick evaluation; all of it is below words.HELD_OUT
 
 
+class Tiles(list):
+    """The tiles of a picture or the frames of a video, with the pictures they were cut from."""
+
+    def __init__(self, images, video=False):
+        super().__init__(images if video else [t for im in images for t, _ in canvas.tiles(im)])
+        self.images = images
+
+
 def tiles_of(s):
-    return list(s.images) if s.domain == "video" else [t for t, _ in canvas.tiles(s.images[0])]
+    return Tiles(s.images, s.domain == "video")
+
+
+class Engine:
+    """The Go engine behind the same interface as a model: cmd/drawneval reads questions and writes answers."""
+
+    def __init__(self, program, *args):
+        self.run = subprocess.Popen([program, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.folder, self.paths = tempfile.mkdtemp(), {}
+
+    def files(self, images):
+        out = []
+        for im in images:
+            if id(im) not in self.paths:
+                path = os.path.join(self.folder, f"{len(self.paths)}.png")
+                im.save(path, compress_level=1)
+                self.paths[id(im)] = (path, im)  # the image is kept, so that its id stays its own
+            out.append(self.paths[id(im)][0])
+        return out
+
+    def generate(self, items, most):
+        send = [json.dumps({"id": i, "files": self.files(t.images) if t else [], "video": bool(v), "prompt": q, "most": most}) + "\n" for i, (t, q, v) in enumerate(items)]
+        threading.Thread(target=lambda: [self.run.stdin.writelines(send), self.run.stdin.flush()], daemon=True).start()
+        out = [None] * len(items)
+        for _ in items:
+            a = json.loads(self.run.stdout.readline())
+            out[a["id"]] = (a["text"], a["logprob"])
+        return out
 
 
 @torch.no_grad()
 def generate(m, tx, items, most, dev, batch=256):
     """items: (tiles, prompt, is video) -> (text, mean log-probability of its tokens) each, greedy, with a key/value cache."""
+    if isinstance(m, Engine):
+        return m.generate(items, most)
     out = [None] * len(items)
     order = sorted(range(len(items)), key=lambda i: (len(items[i][0]), len(items[i][1])))
     for o in range(0, len(order), batch):
@@ -241,7 +280,7 @@ def outside_rows(m, tx, dev, n, say=print):
     board, rows = Board(), []
     for kind in outside.KINDS:
         ims = [outside.picture(random.Random(77_000 + i), kind, held=True) for i in range(n)]
-        for a, lp in generate(m, tx, [([im], tasks.prompt("caption_detailed"), False) for im in ims], 120, dev, 64):
+        for a, lp in generate(m, tx, [(Tiles([im]), tasks.prompt("caption_detailed"), False) for im in ims], 120, dev, 64):
             board.put(kind, "refused", a == tasks.UNKNOWN)
             rows.append((0, a == tasks.UNKNOWN, lp, kind))
     return board, rows
@@ -270,12 +309,18 @@ if __name__ == "__main__":
     ap.add_argument("--size", choices=("plain", "near", "multi"))
     ap.add_argument("--family", help="print all text in this font family")
     ap.add_argument("--out", default="evaluation.json")
+    ap.add_argument("--go", help="answer through the engine: path of the built cmd/drawneval")
+    ap.add_argument("--dtype", default="auto", help="of the engine")
     ap.add_argument("--threads", type=int, default=1)
     a = ap.parse_args()
     torch.set_num_threads(a.threads)
-    net, text = Model(Config()), Text(a.tok or a.model, Config().image_tokens)
-    load(net, a.model)
-    net.eval()
+    text = Text(a.tok or a.model, Config().image_tokens)
+    if a.go:
+        net = Engine(a.go, "-m", a.model, "-threads", str(a.threads), "-dtype", a.dtype)
+    else:
+        net = Model(Config())
+        load(net, a.model)
+        net.eval()
     with torch.no_grad():
         b, inside = full(net, text, "cpu", a.n, a.base, a.size, a.family)
         ob, outer = outside_rows(net, text, "cpu", max(8, a.n // 2))
