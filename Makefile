@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda race lint generate generate-check fuzz bench demo licenses fixtures clean
+.PHONY: help build test test-nocgo test-cuda race lint generate generate-check fuzz bench demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,13 +59,20 @@ bench: ## Go benchmarks of every package, six runs, for benchstat
 
 demo: build ## build the binary and caption the bundled pictures
 	@cd testdata/drawn && ../../$(BIN) caption -v --parallel 1 [!v]*.png 2>&1
-	@cd testdata/drawn && ../../$(BIN) caption -v -m demo --video video_*.png 2>&1
+	@cd testdata/drawn && for f in video_*_f1.png; do ../../$(BIN) caption -v -m demo --video $${f%_f1.png}_f*.png 2>&1 || exit 1; done
 
 licenses: ## rewrite LICENSES/modules.txt
 	tools/licenses.sh
 
 fixtures: ## make the full set of parity fixtures under build/fixtures (Python 3.11)
 	tools/fixtures/make.sh build/fixtures
+
+TRAIN_OUT := build/train-smoke
+train-smoke: ## train a micro configuration for a minute on the CPU: the loss must fall and the engine must load the files (tools/train/requirements.txt)
+	rm -rf $(TRAIN_OUT) && mkdir -p $(TRAIN_OUT)
+	$(PYTHON) tools/train/train.py --micro --seconds 60 --warm 5 --chunks 1 --workers 1 --lr 4e-3 --score 0 --tok internal/demo/model --out $(TRAIN_OUT)
+	$(PYTHON) -c "import json; l = [r['loss'] for r in map(json.loads, open('$(TRAIN_OUT)/log.jsonl')) if 'loss' in r]; print('loss', l[0], '->', l[-1]); assert l[-1] < .9 * l[0]"
+	echo '{"id": 0, "files": ["testdata/drawn/ui_700040.png"], "prompt": "Describe the image.", "most": 8}' | $(GO) run ./cmd/drawneval -m $(TRAIN_OUT)/model
 
 clean: ## remove what the targets built
 	rm -rf bin build

@@ -1,0 +1,109 @@
+"""The drawn world is deterministic, its facts are consistent, and held-out pictures are kept apart."""
+import json
+import os
+import random
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import canvas  # noqa: E402
+import tasks  # noqa: E402
+import words  # noqa: E402
+import world  # noqa: E402
+
+ALL = world.DOMAINS + [world.OUTSIDE]
+
+
+@pytest.mark.parametrize("domain", ALL)
+def test_a_seed_gives_one_picture(domain):
+    for seed in (3, 2_000_003):
+        a, b = world.make(seed, domain), world.make(seed, domain)
+        assert [im.tobytes() for im in a.images] == [im.tobytes() for im in b.images]
+        assert a.facts_json() == b.facts_json()
+    assert world.make(4, domain).images[0].tobytes() != world.make(5, domain).images[0].tobytes()
+
+
+@pytest.mark.parametrize("domain", world.DOMAINS)
+def test_facts_are_checkable(domain):
+    for seed in range(60):
+        s = world.make(seed, domain)
+        assert len(s.images) == len(s.glyphs) >= 1
+        assert s.facts and s.overview and s.short and s.tags
+        assert all(f.true != f.false for f in s.facts)
+        json.dumps(s.facts_json())
+        for im in s.images:
+            assert 200 <= min(im.size) and max(im.size) <= 1344
+
+
+def test_glyphs_lie_where_text_was_printed():
+    """Each readable word's characters are recorded, left to right on their line, inside the picture."""
+    for seed in range(40):
+        s = world.make(seed, "ui", clean=True)
+        w, h = s.images[0].size
+        assert all(0 <= x < w and 0 <= y < h for x, y, _ in s.glyphs[0])
+        printed = "".join(c for _, _, c in s.glyphs[0])
+        for word in s.ocr.split():
+            if word != canvas.UNREADABLE and "[" not in word:
+                assert word in printed, (seed, word)
+
+
+def test_held_out_words_and_combinations_never_train():
+    held = {w for w in words.WORDS if words.held_word(w)}
+    assert .1 < len(held) / len(words.WORDS) < .3
+    seen = 0
+    for seed in range(words.HELD_OUT, words.HELD_OUT + 400):
+        s = world.make(seed, "natural")
+        for f in s.facts:
+            if f.kind == "color" and "house with a" in f.true:
+                wall, roof = f.true.split()[1], f.true.split("with a ")[1].split()[0]
+                assert not words.held_pair(f"roof|{wall}", roof), f.true
+                seen += 1
+    assert seen > 50
+    assert any(words.held_pair(f"roof|{w}", r) for w in words.VIVID for r in ("brown", "red", "black", "gray"))
+
+
+def test_unreadable_words_are_marked():
+    n = sum(canvas.UNREADABLE in world.make(seed, "infographic_document").ocr for seed in range(300))
+    assert 10 < n < 150
+
+
+@pytest.mark.parametrize("size,want", [((224, 224), (1, 1)), ((316, 316), (1, 1)), ((317, 317), (2, 2)), ((448, 224), (2, 1)), ((300, 1200), (1, 4)), ((1344, 896), (2, 2)), ((1, 1), (1, 1))])
+def test_tiling_rule(size, want):
+    assert canvas.grid(*size) == want
+
+
+def test_tiles_carry_their_glyphs():
+    s = world.make(11, "code", size="multi", clean=True)
+    cut = canvas.tiles(s.images[0], s.glyphs[0])
+    assert len(cut) > 1 and all(im.size == (224, 224) for im, _ in cut)
+    assert sum(len(g) for _, g in cut[:-1]) == len(s.glyphs[0]) == len(cut[-1][1])
+
+
+@pytest.mark.parametrize("domain", ALL)
+def test_every_task_has_an_answer(domain):
+    r = random.Random(1)
+    for seed in range(30):
+        s = world.make(seed, domain)
+        for name in tasks.VIDEO_TASKS if domain == "video" else tasks.STILL_TASKS:
+            if domain == world.OUTSIDE and name in tasks.BUILT and name != "claim":
+                continue
+            it = tasks.ask(s, name, r)
+            assert it.prompt and it.answer and "{claim}" not in it.prompt
+            if name == "data_table":
+                t = json.loads(it.answer)
+                assert all(len(row) == len(t["columns"]) for row in t["rows"])
+
+
+def test_claims_and_scores_are_balanced():
+    r = random.Random(2)
+    got = [tasks.ask(world.make(seed), "claim", r).answer for seed in range(300)]
+    assert 110 < got.count("Yes") < 190
+    got = [tasks.ask(world.make(seed, "ui"), "judge", r).answer for seed in range(300)]
+    assert min(got.count(x) for x in "123") > 40
+
+
+def test_a_twin_differs_little():
+    m = world.Maker(random.Random(3), world.Sample("ui", 3, True), canvas.Frame())
+    for text in ("Sales 2023", "a", "42", "x := 3"):
+        assert m.twin(text) != text
