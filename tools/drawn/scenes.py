@@ -14,8 +14,10 @@ PLACE = {"left": "on the left", "middle": "in the middle", "right": "on the righ
 MANY = {"tree": "trees", "person": "people", "dog": "dogs", "cow": "cows"}
 
 
-def third(x):
-    return "left" if x < 75 else "middle" if x < 149 else "right"
+def third(c, x):
+    """Which third of the whole picture a content coordinate lies in."""
+    at = (x + c.ox) / c.width
+    return "left" if at < 1 / 3 else "middle" if at < 2 / 3 else "right"
 
 
 def natural(m):
@@ -32,9 +34,10 @@ def natural(m):
     body, side = ("moon" if "night" in sky else "sun"), None
     if "overcast" not in sky and r.random() < .75:
         side = r.choice(("left", "right"))
-        _celestial(c, r, body, side)
-        s.add("pos", f"The {body} is at the upper {side}.", f"The {body} is at the upper {'right' if side == 'left' else 'left'}.")
-        s.qa.append((f"Is the {body} on the left or right?", side))
+        x = _celestial(c, r, body, side)
+        half, rest = ("left", "right") if (x + c.ox) / c.width < .5 else ("right", "left")
+        s.add("pos", f"The {body} is at the upper {half}.", f"The {body} is at the upper {rest}.")
+        s.qa.append((f"Is the {body} on the left or right?", half))
     clouds, birds = _air(m, c, sky, side)
     free = set(range(7))
     house = _house(m, c, hy, free, outline, ground) if r.random() < .5 else None
@@ -65,6 +68,7 @@ def _celestial(c, r, body, side):
         for k in range(8):
             a = k * math.pi / 4
             c.line((x + math.cos(a) * (q + 2), y + math.sin(a) * (q + 2), x + math.cos(a) * (q + 6), y + math.sin(a) * (q + 6)), fill=(250, 225, 60), width=2)
+    return x
 
 
 def _air(m, c, sky, side):
@@ -104,7 +108,7 @@ def _house(m, c, hy, free, outline, ground):
     c.rectangle((x - 6, b - 20, x + 6, b), fill=(90, 60, 40))
     if m.r.random() < .5:
         c.rectangle((x + 10, b - 34, x + 19, b - 25), fill=(190, 220, 240), outline=outline)
-    return wall, roof, third(x), x
+    return wall, roof, third(c, x), x
 
 
 def _car(m, c, hy, free, outline, sky):
@@ -123,7 +127,7 @@ def _car(m, c, hy, free, outline, sky):
         c.rectangle((x - 16, b - 27, x + 12, b - 16), fill=fill, outline=outline)
     for q in (-14, 14):
         c.ellipse((x + q - 6, b - 8, x + q + 6, b + 4), fill=(20, 20, 20))
-    return color, third(x), x
+    return color, third(c, x), x
 
 
 def _ground_life(m, c, hy, free, ground):
