@@ -146,7 +146,7 @@ func TestSamples(t *testing.T) {
 	require.NoError(t, err)
 	var samples []sample
 	require.NoError(t, json.Unmarshal(data, &samples))
-	require.Len(t, samples, 12)
+	require.Len(t, samples, 36)
 	e, err := engine.OpenFS(t.Context(), demo.FS(), demo.Name, engine.Config{Verify: true})
 	require.NoError(t, err)
 	defer e.Close()
@@ -272,7 +272,7 @@ func TestInterrupt(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var out, errs bytes.Buffer
-	code := run(ctx, []string{"caption", "--json", "../../testdata/drawn/ui_704000.png"}, &app{
+	code := run(ctx, []string{"caption", "--json", "../../testdata/drawn/ui_700040.png"}, &app{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, env: func(string) (string, bool) { return "", false },
 	})
 	require.Equal(t, exitInterrupted, code, errs.String())
