@@ -40,7 +40,7 @@ func Example() {
 	fmt.Println(r.Text)
 	fmt.Println(r.Finish, r.Usage.Tiles, r.Usage.ImageTokens)
 	// Output:
-	// An outdoor scene at night with yellow sand and 1 dog.
+	// An outdoor scene on an overcast day with white snow and 2 people.
 	// stop 1 64
 }
 
@@ -58,7 +58,7 @@ func ExampleEngine_Stream() {
 			break // the engine forgets the request within one step
 		}
 	}
-	// Output: An outdoor scene at night with
+	// Output: An outdoor scene on an
 }
 
 func ExampleSession() {
