@@ -14,7 +14,6 @@ import (
 	"metacap/engine/internal/grammar"
 	"metacap/engine/internal/kvcache"
 	"metacap/engine/internal/parts"
-	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
 	"metacap/engine/internal/speculate"
 	"metacap/kernels"
@@ -53,9 +52,7 @@ type Engine struct {
 	called   []func()
 	batch    *sched.Batch
 	rowItem  []int32
-	sampler  sample.Sampler
-	scratch  []float32
-	maskBits []uint64
+	choosers []chooser // one a core
 	price    speculate.Clock
 	nextDue  int64 // earliest deadline of a live request, UnixNano; 0 = none
 }
@@ -259,7 +256,7 @@ func OpenParts(c Config, p parts.Parts) (*Engine, error) {
 	e := &Engine{
 		cfg: c, parts: p, log: log, eos: p.Text.EOS(),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), decode: make(chan struct{}, runtime.GOMAXPROCS(0)),
-		sched: sched.New(p.Sched, pool),
+		sched: sched.New(p.Sched, pool), choosers: make([]chooser, max(1, runtime.GOMAXPROCS(0))),
 		info: Info{
 			ContextTokens: p.Context, Vocabulary: p.Runner.Vocabulary(), Vision: p.Images != nil, TileTokens: p.Sched.TileTokens,
 			MaxSequences: p.Sched.MaxSequences, StepTokens: p.Sched.StepTokens, KVBlocks: p.KVBlocks, BlockTokens: p.Block,

@@ -29,9 +29,6 @@ var (
 	ErrOverloaded = errors.New("queue is full")
 	// ErrDeadline occurs when a request's deadline passes. The partial result comes with it.
 	ErrDeadline = errors.New("deadline exceeded")
-	// ErrLooped occurs where an answer that only repeats itself cannot be used, as in scoring with a grammar;
-	// Generate reports a loop as FinishLoop instead.
-	ErrLooped = errors.New("answer repeats itself")
 )
 
 // ImageError says which picture of a request failed. Unwrap gives ErrImageDecode

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
@@ -13,23 +14,54 @@ import (
 // in the order of a sequence's positions, and chooses tokens. What it chooses is
 // committed when the step is over.
 
-// Logits receives whole rows.
+// chooser is working memory for choosing tokens on one goroutine.
+type chooser struct {
+	sampler sample.Sampler
+	scratch []float32
+	mask    []uint64
+}
+
+// manyLogits is the number of logits from which rows are shared among goroutines.
+const manyLogits = 1 << 17
+
+// Logits receives whole rows. Sequences are independent of each other, so large
+// rows are worked on by several goroutines, each with its sequences.
 func (e *Engine) Logits(lo, n int, logits []float32) error {
+	workers := min(len(e.choosers), int(e.rowItem[lo+n-1]-e.rowItem[lo])+1)
+	if len(logits) < manyLogits {
+		workers = 1
+	}
+	if workers <= 1 {
+		e.rows(&e.choosers[0], lo, n, logits, 0, 1)
+		return nil
+	}
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() { e.rows(&e.choosers[w], lo, n, logits, w, workers) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// rows takes the rows of the items whose number is worker modulo workers.
+func (e *Engine) rows(c *chooser, lo, n int, logits []float32, worker, workers int) {
 	vocab := len(logits) / n
 	for i := range n {
-		it := &e.batch.Items[e.rowItem[lo+i]]
+		k := int(e.rowItem[lo+i])
+		if k%workers != worker {
+			continue
+		}
+		it := &e.batch.Items[k]
 		row := logits[i*vocab : (i+1)*vocab]
 		r := it.Seq.Owner.(*request)
-		if r.kind == score && !r.ended.Load() {
+		switch {
+		case r.ended.Load():
+		case r.kind == score:
 			r.score(it, lo+i-it.Row, row)
-			continue
+		case r.kind == generate && !r.closed && !r.missed:
+			e.accept(r, it, lo+i-it.Row, e.choose(c, r, row), row)
 		}
-		if r.closed || r.missed || r.kind != generate {
-			continue
-		}
-		e.accept(r, it, lo+i-it.Row, e.choose(r, row), row)
 	}
-	return nil
 }
 
 // ArgMax receives the greedy choice of rows of which nothing else is wanted.
@@ -44,16 +76,20 @@ func (e *Engine) ArgMax(lo int, ids []int32) error {
 }
 
 // choose picks a token from a row of logits.
-func (e *Engine) choose(r *request, row []float32) int32 {
+func (e *Engine) choose(c *chooser, r *request, row []float32) int32 {
 	if len(r.seen) > 0 || r.constrained {
-		e.scratch = append(e.scratch[:0], row...)
-		row = e.scratch
+		c.scratch = append(c.scratch[:0], row...)
+		row = c.scratch
 		sample.Penalise(row, r.params.Penalty, r.seen)
 	}
 	if r.constrained {
-		e.mask(r, row)
+		if c.mask == nil {
+			c.mask = make([]uint64, e.grammars.Vocab().Words())
+		}
+		r.state.MaskWithin(c.mask, r.maxTokens-len(r.result.Tokens))
+		forbid(row, c.mask)
 	}
-	return e.sampler.Pick(row, r.params, len(r.result.Tokens))
+	return c.sampler.Pick(row, r.params, len(r.result.Tokens))
 }
 
 // accept takes the token chosen after row j of an item. A draft that differs
@@ -148,21 +184,16 @@ func (r *request) emit(t Token) {
 	}
 }
 
-// mask sets the logits of ids that the grammar does not allow next to -Inf.
-func (e *Engine) mask(r *request, row []float32) {
-	if e.maskBits == nil {
-		e.maskBits = make([]uint64, e.grammars.Vocab().Words())
-	}
-	bits := e.maskBits
-	r.state.MaskWithin(bits, r.maxTokens-len(r.result.Tokens))
+// forbid sets the logits of ids that are not in allowed to -Inf.
+func forbid(row []float32, allowed []uint64) {
 	forbidden := float32(math.Inf(-1))
-	for w, allowed := range bits {
-		if allowed == math.MaxUint64 {
+	for w, word := range allowed {
+		if word == math.MaxUint64 {
 			continue
 		}
 		lo := w * 64
 		for i := range row[lo:min(lo+64, len(row))] {
-			if allowed>>i&1 == 0 {
+			if word>>i&1 == 0 {
 				row[lo+i] = forbidden
 			}
 		}
