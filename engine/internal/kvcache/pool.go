@@ -84,6 +84,9 @@ func (p *Pool) Blocks() int { return p.cfg.Blocks }
 // Available is the number of blocks that Table.Grow could take now: free and cached ones.
 func (p *Pool) Available() int { return p.free.n + p.cached.n }
 
+// KeepsPrefixes reports whether the blocks of finished sequences can be found again.
+func (p *Pool) KeepsPrefixes() bool { return !p.cfg.NoPrefixes }
+
 // BlocksFor is the number of blocks that hold so many tokens.
 func (p *Pool) BlocksFor(tokens int) int { return (tokens + p.cfg.BlockSize - 1) / p.cfg.BlockSize }
 

@@ -299,3 +299,24 @@ func BenchmarkDecode(b *testing.B) {
 		})
 	}
 }
+
+// TestEqualPromptsAreComputedOnce submits the same prompt many times at once.
+func TestEqualPromptsAreComputedOnce(t *testing.T) {
+	c := config(4, 16)
+	c.TileTokens, c.MaxTiles, c.TileSlots = 1, 1, 1
+	w := newWorld(64, c)
+	var qs []*sched.Sequence
+	for i := range 6 {
+		qs = append(qs, w.add(&sched.Sequence{Tokens: prompt(1, 33), Limit: 40, Priority: i % 2}))
+	}
+	other := w.add(&sched.Sequence{Tokens: prompt(1, 33), Limit: 40,
+		Spans: []kvcache.Span{{Start: 2, End: 3, Content: kvcache.ContentKey{1}}}, Tiles: [][]sched.Tile{{{Key: sched.TileKey{1}}}},
+	})
+	w.drain(t, 200)
+	prefilled := 0
+	for _, q := range qs {
+		prefilled += q.Counters.Prefilled
+	}
+	require.Equal(t, 33+5, prefilled, "one whole prompt, and the last block of the others")
+	require.Zero(t, other.Counters.Cached, "another picture")
+}

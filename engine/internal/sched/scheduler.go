@@ -73,40 +73,102 @@ func (s *Scheduler) Add(q *Sequence) {
 	q.rank = s.step - int64(q.Priority)*int64(s.cfg.AgeSteps)
 	q.item = noItem
 	q.table.Reserve(s.pool.BlocksFor(q.Limit))
+	if q.Parent == nil {
+		q.lead = s.leader(q)
+	}
 	s.enqueue(q)
 }
 
-// enqueue makes q wait for room, or for its parent if that is not held.
+// leadBlocks is how many blocks two prompts must share for one to wait for the other.
+const leadBlocks = 2
+
+// leader finds a sequence whose prompt is not yet computed and starts as q's
+// does: q then waits and takes that part from the cache, instead of computing it
+// beside it.
+func (s *Scheduler) leader(q *Sequence) *Sequence {
+	if !s.pool.KeepsPrefixes() {
+		return nil
+	}
+	least := max(leadBlocks*s.pool.BlockSize(), len(q.Tokens)/2)
+	for _, list := range [][]*Sequence{s.running, s.waiting} {
+		for _, r := range list {
+			if r.computed < r.Prompt && common(q, r) >= least {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// common is the number of tokens at the start of two sequences that are the
+// same, pictures included.
+func common(a, b *Sequence) int {
+	n := min(len(a.Tokens), len(b.Tokens))
+	for i := range n {
+		if a.Tokens[i] != b.Tokens[i] {
+			n = i
+			break
+		}
+	}
+	for i := range max(len(a.Spans), len(b.Spans)) {
+		if i >= len(a.Spans) || i >= len(b.Spans) || a.Spans[i] != b.Spans[i] {
+			for _, q := range []*Sequence{a, b} {
+				if i < len(q.Spans) {
+					n = min(n, q.Spans[i].Start)
+				}
+			}
+			break
+		}
+	}
+	return n
+}
+
+// enqueue makes q wait for room; or first for its parent, if that is not held,
+// or for the one that computes its prompt.
 func (s *Scheduler) enqueue(q *Sequence) {
+	if l := q.lead; l != nil && l.state != Done && l.computed < l.Prompt {
+		s.block(q, l)
+		return
+	}
+	q.lead = nil
 	p := q.Parent
+	if p != nil && p.state == Done {
+		q.Parent, p = nil, nil
+	}
 	if p == nil || p.state == Held {
 		q.state = Waiting
 		heap.Push(&s.waiting, q)
 		return
 	}
-	if p.state == Done {
-		q.Parent = nil
-		s.enqueue(q)
-		return
-	}
-	q.state = Blocked
-	s.asleep++
-	p.blocked = append(p.blocked, q)
+	s.block(q, p)
 	if p.state == Dropped {
 		p.rank = min(p.rank, q.rank)
 		s.enqueue(p)
-	} else if p.state == Waiting && q.rank < p.rank {
+	}
+}
+
+// block makes q wait for p, which is served no later than q would be.
+func (s *Scheduler) block(q, p *Sequence) {
+	q.state, q.gate = Blocked, p
+	s.asleep++
+	p.blocked = append(p.blocked, q)
+	for p.state == Blocked { // p waits itself
+		p.rank = min(p.rank, q.rank)
+		p = p.gate
+	}
+	if p.state == Waiting && q.rank < p.rank {
 		p.rank = q.rank
 		heap.Fix(&s.waiting, p.queue)
 	}
 }
 
-// wake lets the children of p try again.
+// wake lets those that wait for p try again.
 func (s *Scheduler) wake(p *Sequence) {
-	children := p.blocked
+	list := p.blocked
 	p.blocked = nil
-	for _, q := range children {
+	for _, q := range list {
 		s.asleep--
+		q.gate = nil
 		s.enqueue(q)
 	}
 }
@@ -117,11 +179,9 @@ func (s *Scheduler) Remove(q *Sequence) {
 	case Waiting:
 		heap.Remove(&s.waiting, q.queue)
 	case Blocked:
-		p := q.Parent
-		if i := slices.Index(p.blocked, q); i >= 0 {
-			p.blocked = slices.Delete(p.blocked, i, i+1)
-			s.asleep--
-		}
+		q.gate.blocked = slices.DeleteFunc(q.gate.blocked, func(r *Sequence) bool { return r == q })
+		q.gate = nil
+		s.asleep--
 	case Running:
 		s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == q })
 	case Held:
@@ -454,6 +514,9 @@ func (s *Scheduler) Commit(i int, next []int32) {
 		q.RowsFrom = max(q.RowsFrom, q.computed)
 	}
 	q.table.Publish(s.pool, q.Tokens, q.Spans, q.computed)
+	if len(q.blocked) > 0 && q.computed >= q.Prompt && !q.Hold {
+		s.wake(q)
+	}
 	if q.Hold && q.missing() == 0 {
 		s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == q })
 		q.state, q.used = Held, s.step

@@ -61,7 +61,9 @@ type Sequence struct {
 	table    kvcache.Table
 	computed int
 	item     int         // index in the batch being planned, or noItem
-	blocked  []*Sequence // children that wait for this prefix
+	lead     *Sequence   // computes the same prompt at the moment; nil = none
+	gate     *Sequence   // in whose blocked list this one is
+	blocked  []*Sequence // sequences that wait for this prefix
 	queue    int         // index in the waiting heap
 	used     int64       // step of last use as a parent
 	Counters Counters
