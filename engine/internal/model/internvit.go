@@ -34,6 +34,7 @@ type Vision struct {
 	proj2B kernels.Tensor
 	scale  float32
 	first  bool
+	half   bool // attention may round to bf16
 }
 
 type visionLayer struct {
@@ -101,7 +102,7 @@ func (v *Vision) block(l *visionLayer, w *visionViews) error {
 		}
 	}
 	err := v.b.SegmentAttention(kernels.SegmentAttentionArgs{
-		Out: w.Attn, Q: w.Q, K: w.K, V: w.V, Starts: w.Starts, Scale: v.scale, MaxRows: v.Dims.Rows(),
+		Out: w.Attn, Q: w.Q, K: w.K, V: w.V, Starts: w.Starts, Scale: v.scale, MaxRows: v.Dims.Rows(), AllowBF16: v.half,
 	})
 	if err != nil {
 		return err

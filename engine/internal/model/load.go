@@ -301,6 +301,10 @@ func (l *loading) vision(dims VisionDims) *Vision {
 		Dims: dims, b: l.b, layers: make([]visionLayer, dims.Run),
 		scale: float32(1 / math.Sqrt(float64(dims.HeadDim()))), first: l.opt.DType == kernels.BF16,
 	}
+	// The class token is never quantised: its type is the one the encoder was trained in.
+	if views, ok := l.ck.Find(embed + "class_embedding"); ok && len(views) == 1 {
+		v.half = views[0].DType == dtype.BF16 && l.opt.Precision == kernels.PrecisionNative
+	}
 	l.linear(&v.patch, &v.patchB, embed+"patch_embedding")
 	l.vec(&v.class, embed+"class_embedding", dims.Width)
 	l.jobs = append(l.jobs, func() error {

@@ -1,11 +1,14 @@
 package model
 
 import (
+	"context"
 	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"metacap/kernels"
+	"metacap/kernels/ref"
 	"metacap/loader"
 )
 
@@ -103,5 +106,30 @@ func TestDims(t *testing.T) {
 		change(&bad)
 		_, _, err := DimsOf(&bad)
 		require.ErrorContains(t, err, name)
+	}
+}
+
+// TestRounding: the encoder's attention may round to bf16 if the checkpoint is bf16
+// and nobody asked for float32.
+func TestRounding(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		precision kernels.Precision
+		want      bool
+	}{
+		{"internvl3-qwen25-remote-bf16", kernels.PrecisionNative, true},
+		{"internvl3-qwen25-remote-bf16", kernels.PrecisionF32, false},
+		{"internvl3-qwen25-remote-fp32", kernels.PrecisionNative, false},
+	} {
+		ck, err := loader.Open("../../../testdata/models/" + c.name)
+		require.NoError(t, err)
+		b, err := ref.Open(ref.Options{})
+		require.NoError(t, err)
+		m, err := Load(context.Background(), ck, b, Options{DType: kernels.F32, Precision: c.precision})
+		require.NoError(t, err)
+		require.Equal(t, c.want, m.Vision.half, "%s, precision %v", c.name, c.precision)
+		m.Free()
+		require.NoError(t, b.Close())
+		require.NoError(t, ck.Close())
 	}
 }
