@@ -22,6 +22,7 @@ import (
 var arrows = map[string][]string{
 	"internal":           {},
 	"internal/parity":    {"engine", "loader", "vision", "tokenizer", "kernels", "internal"},
+	"internal/compare":   {"engine"},
 	"internal/bench":     {"engine", "loader", "vision", "tokenizer", "kernels", "internal", "internal/randmodel"},
 	"internal/randmodel": {"loader", "internal"},
 	"kernels":            {"internal"},
@@ -32,7 +33,7 @@ var arrows = map[string][]string{
 	"capflow":            {"engine", "internal"},
 	"captioner":          {"capflow", "engine", "vision", "internal"},
 	"server":             {"capflow", "engine", "internal"},
-	"cmd":                {"server", "captioner", "capflow", "engine", "loader", "vision", "tokenizer", "kernels", "internal", "internal/parity", "internal/bench", "internal/randmodel"},
+	"cmd":                {"server", "captioner", "capflow", "engine", "loader", "vision", "tokenizer", "kernels", "internal", "internal/parity", "internal/bench", "internal/compare", "internal/randmodel"},
 	"tools":              {"internal", "engine", "loader", "vision", "tokenizer", "kernels"},
 }
 

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strings"
 
+	"metacap/internal/dtype"
 	"metacap/loader/internal/format"
 )
 
@@ -123,6 +126,11 @@ func (c *Checkpoint) Verify(ctx context.Context, want map[string]string, progres
 	if err != nil {
 		return err
 	}
+	return CompareSums(sums, want)
+}
+
+// CompareSums compares checksums with want (name to hex), as Verify does.
+func CompareSums(sums []FileSum, want map[string]string) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, s := range sums {
@@ -140,4 +148,57 @@ func (c *Checkpoint) Verify(ctx context.Context, want map[string]string, progres
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// CheckValues reads every tensor that the model needs and refuses what is not
+// finite and what does not dequantise, by name. It is what loading a checkpoint
+// would find, and dense weights that loading does not look into. Require must
+// have succeeded. progress may be nil.
+func (c *Checkpoint) CheckValues(ctx context.Context, progress Progress) error {
+	var done int64
+	for _, w := range c.Config.Weights() {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("loader: verify: %s: %w", w.Name, err)
+		}
+		views, ok := c.Find(w.Name)
+		if !ok { // stored in a quantised form
+			l, err := c.Linear(strings.TrimSuffix(w.Name, ".weight"))
+			if err != nil {
+				return err
+			}
+			views = l.Views
+		}
+		for _, v := range views {
+			if err := finite(v); err != nil {
+				return err
+			}
+			c.Drop(v)
+			if done += int64(len(v.Data)); progress != nil {
+				progress(min(done, c.Bytes()), c.Bytes())
+			}
+		}
+	}
+	return nil
+}
+
+// finite refuses a tensor of floats that holds something else than finite numbers.
+func finite(v TensorView) error {
+	if t := v.DType; t != dtype.F32 && t != dtype.F16 && t != dtype.BF16 {
+		return nil
+	}
+	const block = 1 << 16
+	buf := make([]float32, min(block, v.Elements()))
+	size := v.DType.Size()
+	for at := 0; at < v.Elements(); at += block {
+		n := min(block, v.Elements()-at)
+		if err := dtype.Decode(buf[:n], v.Data[at*size:(at+n)*size], v.DType); err != nil {
+			return fmt.Errorf("loader: verify: %s: %w", v.Name, err)
+		}
+		for i, f := range buf[:n] {
+			if !(math.Abs(float64(f)) <= math.MaxFloat32) {
+				return &FormatError{File: v.Name, Reason: "weight is not finite", Value: fmt.Sprintf("%g at element %d", f, at+i)}
+			}
+		}
+	}
+	return nil
 }

@@ -64,6 +64,11 @@ func Quantize(ctx context.Context, in, out string, o QuantizeOptions) ([]Quantiz
 		return nil, err
 	}
 	defer c.Close()
+	return QuantizeOpen(ctx, c, out, o)
+}
+
+// QuantizeOpen is Quantize for a checkpoint that is open already, such as an embedded one.
+func QuantizeOpen(ctx context.Context, c *Checkpoint, out string, o QuantizeOptions) ([]QuantizedTensor, error) {
 	if err := c.Require(c.Config.Weights()); err != nil {
 		return nil, err
 	}
@@ -77,6 +82,7 @@ func Quantize(ctx context.Context, in, out string, o QuantizeOptions) ([]Quantiz
 	if err := z.checkOut(); err != nil {
 		return nil, err
 	}
+	var err error
 	if z.source, err = c.Digest(); err != nil {
 		return nil, err
 	}
@@ -160,13 +166,15 @@ func (z *quantizer) check() error {
 
 // checkOut refuses a target that holds anything else than a result of ours.
 func (z *quantizer) checkOut() error {
-	in, errIn := os.Stat(z.c.Path)
-	out, errOut := os.Stat(z.out)
-	if err := errors.Join(errIn, errOut); err != nil {
-		return fmt.Errorf("loader: quantize: %w", err)
-	}
-	if os.SameFile(in, out) {
-		return fmt.Errorf("loader: quantize: target %s is the source", z.out)
+	if dir, ok := z.c.src.(dirSource); ok {
+		in, errIn := os.Stat(string(dir))
+		out, errOut := os.Stat(z.out)
+		if err := errors.Join(errIn, errOut); err != nil {
+			return fmt.Errorf("loader: quantize: %w", err)
+		}
+		if os.SameFile(in, out) {
+			return fmt.Errorf("loader: quantize: target %s is the source", z.out)
+		}
 	}
 	entries, err := os.ReadDir(z.out)
 	if err != nil {
@@ -404,7 +412,7 @@ func (z *quantizer) finish() error {
 		if slices.Contains(skip, path.Ext(name)) || name == indexName || name == configName || strings.HasPrefix(name, ".") {
 			continue
 		}
-		if st, err := os.Stat(filepath.Join(z.c.Path, name)); err != nil || !st.Mode().IsRegular() {
+		if _, err := z.c.src.size(name); err != nil { // a folder, a pipe
 			continue
 		}
 		data, err := z.c.ReadFile(name, limit)

@@ -20,7 +20,10 @@ import (
 
 // modelCmd is metacap model.
 type modelCmd struct {
-	Info modelInfoCmd `cmd:"" help:"Print dimensions, parameters, bytes, memory, and what is missing."`
+	Info     modelInfoCmd     `cmd:"" help:"Print dimensions, parameters, bytes, memory, and what is missing."`
+	Quantize modelQuantizeCmd `cmd:"" help:"Write a checkpoint with its decoder rounded to 8 or 4 bits."`
+	Compare  modelCompareCmd  `cmd:"" help:"Measure how far a checkpoint is from another one, on pictures."`
+	Verify   modelVerifyCmd   `cmd:"" help:"Read every weight, print or compare checksums."`
 }
 
 // modelInfoCmd is metacap model info.

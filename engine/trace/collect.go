@@ -18,6 +18,7 @@ type collector struct {
 	stages []Stage
 	index  map[string]int
 	from   int // first position of the step
+	base   int // first position of the step that has a row of logits
 	rows   int // logits rows of the step received so far
 	slots  []sched.Encode
 	keep   map[int]int // position -> row of the kept stages
@@ -37,8 +38,9 @@ func newCollector(m *Model, in Input) *collector {
 	return c
 }
 
-func (c *collector) start(b *sched.Batch, from int) {
-	c.from, c.rows, c.slots = from, 0, b.Encodes
+// start begins a step at position from. Positions before first have no logits.
+func (c *collector) start(b *sched.Batch, from, first int) {
+	c.from, c.base, c.rows, c.slots = from, max(from, first), 0, b.Encodes
 }
 
 // stage returns a stage of rows×width, made on first use.
@@ -70,7 +72,7 @@ func (c *collector) tap(stage string, layer int, t kernels.Tensor) error {
 	case model.StageEmbed:
 		return c.decoder(stage, t, c.from)
 	case model.StageFinalNorm:
-		return c.decoder(stage, t, c.from+c.rows)
+		return c.decoder(stage, t, c.base+c.rows)
 	}
 	return nil // logits come through the Sink
 }
@@ -139,12 +141,12 @@ func (c *collector) decoder(name string, t kernels.Tensor, from int) error {
 
 func (c *collector) ArgMax(int, []int32) error { return nil }
 
-// Logits receives rows [lo,lo+n) of the step, which wants one a token.
+// Logits receives rows [lo,lo+n) of the step, one a position from base on.
 func (c *collector) Logits(lo, n int, logits []float32) error {
 	vocab := len(logits) / n
 	s := c.stage(model.StageLogits, len(c.in.Positions), vocab)
 	for i := range n {
-		if row, ok := c.keep[c.from+lo+i]; ok {
+		if row, ok := c.keep[c.base+lo+i]; ok {
 			copy(s.Data[row*vocab:], logits[i*vocab:(i+1)*vocab])
 		}
 	}

@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"slices"
 
 	"metacap/engine"
+	"metacap/engine/internal/adapt"
 	"metacap/engine/internal/assemble"
 	"metacap/engine/internal/kvcache"
 	"metacap/engine/internal/sched"
@@ -18,6 +21,9 @@ import (
 // Model is an open checkpoint. One goroutine at a time.
 type Model struct {
 	ck      *loader.Checkpoint
+	files   fs.FS // nil: the checkpoint is the directory dir
+	dir     string
+	text    *adapt.Text // opened by Prompt
 	backend kernels.Backend
 	parts   *assemble.Parts
 	chunk   int
@@ -34,7 +40,22 @@ func Open(ctx context.Context, dir string, o Options) (*Model, error) {
 		}
 		return nil, fmt.Errorf("trace: open %s: %w", dir, err)
 	}
-	m := &Model{ck: ck, chunk: o.ChunkTokens}
+	return build(ctx, ck, nil, dir, o)
+}
+
+// OpenFS is Open for a checkpoint at the root of a file system. name is for messages.
+func OpenFS(ctx context.Context, fsys fs.FS, name string, o Options) (*Model, error) {
+	ck, err := loader.OpenFS(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("trace: open %s: %w", name, err)
+	}
+	return build(ctx, ck, fsys, name, o)
+}
+
+// build places an open checkpoint, which belongs to the model from then on.
+func build(ctx context.Context, ck *loader.Checkpoint, files fs.FS, dir string, o Options) (*Model, error) {
+	m := &Model{ck: ck, files: files, dir: dir, chunk: o.ChunkTokens}
+	var err error
 	if m.backend, err = engine.OpenBackend(o.Device, o.Threads); err == nil {
 		s := assemble.Settings{DType: o.DType, StepTokens: o.ChunkTokens, EncoderBytes: 64 << 20, Workers: 2}
 		if s.StepTokens > 0 {
@@ -166,6 +187,10 @@ func (m *Model) Run(ctx context.Context, in Input) (*Output, error) {
 		return nil, fmt.Errorf("trace: run: %w", err)
 	}
 	q.RowsFrom = 0
+	if len(in.Positions) > 0 { // the head computes no row before the first that is kept
+		q.RowsFrom = min(max(slices.Min(in.Positions), 0), len(in.IDs)-1)
+	}
+	first := q.RowsFrom // Commit moves it
 	c := newCollector(m, in)
 	s := m.scheduler()
 	s.Add(q)
@@ -177,7 +202,7 @@ func (m *Model) Run(ctx context.Context, in Input) (*Output, error) {
 		if b.Empty() {
 			return nil, fmt.Errorf("trace: run: nothing to schedule at token %d of %d", q.Computed(), len(q.Tokens))
 		}
-		c.start(b, q.Computed())
+		c.start(b, q.Computed(), first)
 		if err := m.parts.Runner.RunTap(b, c, c.tap); err != nil {
 			return nil, fmt.Errorf("trace: run: %w", err)
 		}
