@@ -100,7 +100,31 @@ func (s *Session) runAll(ctx context.Context, batch []*request) error {
 	for _, r := range batch {
 		errs = append(errs, r.wait())
 	}
+	s.spentMu.Lock()
+	for _, r := range batch {
+		s.spent.add(&r.result.Usage)
+	}
+	s.spentMu.Unlock()
 	return errors.Join(errs...)
+}
+
+// ScoreUsage sums what the scores of this session (ScoreLabels, ScoreText) have
+// cost so far. Times are sums over requests that may have run together.
+func (s *Session) ScoreUsage() Usage {
+	s.spentMu.Lock()
+	defer s.spentMu.Unlock()
+	return s.spent
+}
+
+// add sums what requests of one session cost; their pictures are shared and stay out.
+func (u *Usage) add(v *Usage) {
+	u.PromptTokens += v.PromptTokens
+	u.CachedTokens += v.CachedTokens
+	u.Steps += v.Steps
+	u.Queue += v.Queue
+	u.Total += v.Total
+	u.PrefillTime += v.PrefillTime
+	u.DecodeTime += v.DecodeTime
 }
 
 // planLabels finds what is scored of each label and makes the request for the first tokens.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,9 @@ type Session struct {
 	priority int
 	closed   atomic.Bool
 	answers  speculate.Index // of its continuations; owned by the engine's loop
+
+	spentMu sync.Mutex
+	spent   Usage // of scores
 }
 
 // NewSession opens a session over prefix, whose last message must be of
