@@ -137,6 +137,14 @@ func (c *conversation) Usage() engine.Usage {
 	return u
 }
 
+// ScoreLabels scores the queries together.
+func (c *conversation) ScoreLabels(ctx context.Context, queries []engine.LabelQuery) ([][]float64, error) {
+	return c.ScoreLabelsBatch(ctx, queries)
+}
+
+// Opening is what the prefix alone has cost.
+func (c *conversation) Opening() engine.Usage { return c.Session.Usage() }
+
 // singleTokens checks that each label is one token of a model, so that the
 // router and the filter read one row of logits a question.
 func singleTokens(m Model, labels []string) error {
