@@ -50,7 +50,7 @@ var fences = []struct {
 	{pkg: "github.com/x448/float16", only: []string{"internal/dtype"}},
 	{pkg: "github.com/stretchr/testify", only: []string{}},
 	{pkg: "gorgonia.org/cu", only: []string{}, tests: true},
-	{pkg: "net/http", only: []string{"server", "captioner", "cmd/metacap", "cmd/cu2go"}},
+	{pkg: "net/http", only: []string{"server", "captioner", "capflow/endpoint", "cmd/metacap", "cmd/cu2go"}},
 	{pkg: "kernels/ref", only: []string{"kernels", "engine/backends.go", "cmd/metacap"}},
 	{pkg: "kernels/cpu", only: []string{"kernels", "engine/backends.go", "cmd/metacap"}},
 	{pkg: "kernels/cuda", only: []string{"kernels", "engine/backends.go", "cmd"}},

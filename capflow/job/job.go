@@ -76,6 +76,21 @@ func Run(ctx context.Context, flow *capflow.Flow, caption Caption, inputs []capf
 	return sum, nil
 }
 
+// Stream captions inputs and gives their records, in order, to emit: a run without a file.
+func Stream(ctx context.Context, caption Caption, inputs []capflow.Input, o Options, emit func(*capflow.Record) error) (Summary, error) {
+	sum := Summary{Inputs: len(inputs)}
+	start := time.Now()
+	err := ordered(ctx, caption, inputs, o, func(r *capflow.Record) error {
+		sum.add(r)
+		return emit(r)
+	})
+	sum.Wall = time.Since(start)
+	if err != nil {
+		return sum, fmt.Errorf("job: %w", err)
+	}
+	return sum, nil
+}
+
 // work is one input on its way.
 type work struct {
 	in   capflow.Input
@@ -84,24 +99,42 @@ type work struct {
 	err  error
 }
 
-// run starts captions in order, at most o.Parallel at a time, and writes their
-// records in that order. All its goroutines have ended when it returns.
+// run captions what the file lacks.
 func run(ctx context.Context, flow *capflow.Flow, caption Caption, inputs []capflow.Input, out *records, o Options, sum *Summary) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	var todo []*work
+	var todo []capflow.Input
 	planned := map[string]bool{}
 	for _, in := range inputs {
-		key, _, _ := flow.Key(&in) // an unreadable file is an error record
+		key, _, _ := flow.Key(&in) // an unreadable file becomes an error record
 		if out.has[key] || planned[key] {
 			sum.Resumed++
 			continue
 		}
 		planned[key] = true
 		in.Attempt += out.attempts[key]
-		todo = append(todo, &work{in: in, done: make(chan struct{})})
+		todo = append(todo, in)
+	}
+	return ordered(ctx, caption, todo, o, func(r *capflow.Record) error {
+		if err := out.append(r); err != nil {
+			return err
+		}
+		sum.add(r)
+		if o.Done != nil {
+			o.Done(r)
+		}
+		return nil
+	})
+}
+
+// ordered starts captions in order, at most o.Parallel at a time, and gives
+// their records to emit in that order. All its goroutines have ended when it returns.
+func ordered(ctx context.Context, caption Caption, inputs []capflow.Input, o Options, emit func(*capflow.Record) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	todo := make([]*work, len(inputs))
+	for i, in := range inputs {
+		todo[i] = &work{in: in, done: make(chan struct{})}
 	}
 	slots := make(chan struct{}, max(1, o.Parallel))
 	wg.Go(func() {
@@ -127,12 +160,8 @@ func run(ctx context.Context, flow *capflow.Flow, caption Caption, inputs []capf
 		if w.err != nil {
 			return w.err
 		}
-		if err := out.append(w.rec); err != nil {
+		if err := emit(w.rec); err != nil {
 			return err
-		}
-		sum.add(w.rec)
-		if o.Done != nil {
-			o.Done(w.rec)
 		}
 	}
 	return nil

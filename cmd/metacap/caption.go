@@ -23,6 +23,7 @@ type captionCmd struct {
 	Prompt   *string `short:"p" placeholder:"TEXT" help:"What to ask, instead of \"${image_prompt}\"" group:"answer"`
 	Video    bool    `help:"The pictures are the frames of one video, in order." group:"picture"`
 	MaxTiles int     `default:"0" placeholder:"N" help:"Most tiles a picture is cut into; 0 = the model's own limit, 1 = fastest." group:"picture"`
+	Flow     string  `default:"direct" enum:"direct,capflow" help:"direct = one question; capflow = router, agents, summary and checks (metacap help capflow run)." group:"answer"`
 	JSON     bool    `name:"json" help:"One JSON record a line: caption, tiles, tokens, times, seed, or the error." group:"output"`
 	Parallel int     `default:"0" placeholder:"N" help:"Pictures worked on together; 0 = 1 on a terminal, else 4. Captions do not depend on it." group:"output"`
 
@@ -67,6 +68,9 @@ func (it *captionItem) name() string { return strings.Join(it.paths, " ") }
 func (c *captionCmd) Run(ctx context.Context, a *app) error {
 	if c.Prompt != nil && strings.TrimSpace(*c.Prompt) == "" {
 		return errors.New("--prompt is empty; leave it out for the usual question")
+	}
+	if c.Flow == "capflow" {
+		return c.captionByFlow(ctx, a)
 	}
 	if c.job() {
 		return c.runJob(ctx, a)
