@@ -354,22 +354,22 @@ func readSums(name string) (map[string]string, error) {
 	return sums, nil
 }
 
-// progressLine is a line on stderr that overwrites itself; silent unless stderr is a terminal.
-type progressLine struct {
+// fileProgress is a line on stderr that overwrites itself; silent unless stderr is a terminal.
+type fileProgress struct {
 	w    io.Writer
 	last time.Time
 	said bool
 }
 
-func (a *app) progress() *progressLine {
+func (a *app) progress() *fileProgress {
 	if a.quiet || !terminal(a.stderr) {
-		return &progressLine{}
+		return &fileProgress{}
 	}
-	return &progressLine{w: a.stderr}
+	return &fileProgress{w: a.stderr}
 }
 
 // say replaces the line, at most ten times a second.
-func (p *progressLine) say(text string) {
+func (p *fileProgress) say(text string) {
 	if p.w == nil || time.Since(p.last) < 100*time.Millisecond {
 		return
 	}
@@ -378,7 +378,7 @@ func (p *progressLine) say(text string) {
 }
 
 // end clears the line.
-func (p *progressLine) end() {
+func (p *fileProgress) end() {
 	if p.said {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.said = false
