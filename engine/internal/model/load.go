@@ -181,12 +181,21 @@ func (l *loading) vec(dst *kernels.Tensor, name string, n int) {
 
 // linear packs modules stacked along their outputs; the bias, if there is one, goes to bias.
 func (l *loading) linear(dst *kernels.Weight, bias *kernels.Tensor, modules ...string) {
+	l.layer(dst, bias, false, modules...)
+}
+
+// gated loads gate and up of a SwiGLU as one layer.
+func (l *loading) gated(dst *kernels.Weight, gate, up string) { l.layer(dst, nil, true, gate, up) }
+
+func (l *loading) layer(dst *kernels.Weight, bias *kernels.Tensor, gated bool, modules ...string) {
 	l.jobs = append(l.jobs, func() error {
 		lin, err := l.ck.Linear(modules...)
 		if err != nil {
 			return err
 		}
-		w, err := l.b.PackLinear(source(lin, l.opt.Precision))
+		src := source(lin, l.opt.Precision)
+		src.Gated = gated
+		w, err := l.b.PackLinear(src)
 		if err != nil {
 			return fmt.Errorf("model: load %s: %w", lin.Name, err)
 		}
@@ -279,7 +288,7 @@ func (l *loading) decoder(dims DecoderDims) *Decoder {
 		}
 		l.linear(&y.out, &y.outBias, attn+"o_proj")
 		l.vec(&y.norm2, name+"post_attention_layernorm.weight", dims.Width)
-		l.linear(&y.gateUp, nil, mlp+"gate_proj", mlp+"up_proj")
+		l.gated(&y.gateUp, mlp+"gate_proj", mlp+"up_proj")
 		l.linear(&y.down, nil, mlp+"down_proj")
 	}
 	l.vec(&d.norm, root+"norm.weight", dims.Width)
