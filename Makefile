@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda race lint generate generate-check fuzz bench demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-cuda bench-cuda race lint generate generate-check fuzz bench demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +22,13 @@ test: ## run every test that needs no GPU
 test-nocgo: ## the same, without a C compiler
 	CGO_ENABLED=0 $(GO) test ./...
 
-test-cuda: ## the conformance suite and the models on a GPU; a missing GPU is a failure
-	METACAP_REQUIRE=cuda $(GO) test ./kernels/... ./engine/...
+test-cuda: ## the conformance suite and the models on a GPU, verdicts to docs/results; a missing GPU is a failure
+	METACAP_REQUIRE=cuda METACAP_RESULTS=$(CURDIR)/docs/results METACAP_COMMIT=$(VERSION) $(GO) test -count=1 ./kernels/cuda/...
+	$(GO) run ./cmd/metacap parity --backend cuda --only models testdata
+
+bench-cuda: ## kernels and the whole model at the 8B shape on a GPU (random weights)
+	METACAP_REQUIRE=cuda $(GO) test -run '^$$' -bench . -benchtime 1x ./kernels/cuda
+	$(GO) run ./cmd/metacap bench --random-weights 8b --device cuda tg64@2304 'tg64@2304*8' pp2304 vit8 cap1280x960
 
 race: ## tests under the race detector; the kernels' C code and their own long suite are left out
 	$(GO) test -race $$($(GO) list ./... | grep -v '^metacap/kernels/')

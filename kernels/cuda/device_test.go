@@ -64,8 +64,10 @@ func TestDeviceConformance(t *testing.T) {
 	}
 	t.Logf("%s: %d passed, %d skipped, %d failed", r.Device, r.Passed, r.Skipped, r.Failed)
 	if dir := os.Getenv("METACAP_RESULTS"); dir != "" {
-		data, err := json.MarshalIndent(r, "", " ")
+		data, err := json.Marshal(r)
 		require.NoError(t, err)
+		// A line a case, for readable differences.
+		data = []byte(strings.ReplaceAll(string(data), `{"op":`, "\n"+`{"op":`))
 		name := strings.Map(func(c rune) rune {
 			if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
 				return c
