@@ -7,7 +7,8 @@
 //   - backend.go opens a device: driver, context, stream, modules; memory.go holds
 //     buffers, copies and workspaces; module.go picks the embedded cubin of the
 //     device's compute capability, or PTX that the driver compiles.
-//   - linear.go packs weights and chooses among the linear kernels; attention.go
+//   - linear.go packs weights and chooses among the linear kernels (hopper.go: those of
+//     compute capability 9.0, with tensor maps and wgmma); attention.go
 //     holds the paged cache and chooses among the attention kernels; rows.go and
 //     vision.go are the rest of kernels.Backend; fused.go the optional operations.
 //   - graph.go records the operations of a step and replays them with one call.

@@ -122,7 +122,7 @@ func (b *Backend) packTiled(w *weight, src kernels.LinearSource) error {
 	return b.mapWeight(w)
 }
 
-// packRows copies the parts as they are; float16 becomes float32.
+// packRows copies the parts as they are: the kernel reads every stored type.
 func (b *Backend) packRows(w *weight, src kernels.LinearSource) error {
 	n0 := 0
 	for _, m := range src.Parts {
