@@ -206,8 +206,7 @@ func (c Config) settings() assemble.Settings {
 }
 
 // PlanMemory is the budget that Open would keep to on a device, computed from
-// shapes: nothing is placed. The weights are counted as stored; a backend may
-// pack them a little larger. Errors as from Open, ErrOutOfMemory among them.
+// shapes: nothing is placed. A backend may pack the weights a little larger. Errors as from Open, ErrOutOfMemory among them.
 func PlanMemory(dir string, c Config) (Budget, error) {
 	ck, err := loader.Open(dir)
 	return planMemory(ck, err, dir, c)

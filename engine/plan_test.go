@@ -18,7 +18,10 @@ func TestPlanMemory(t *testing.T) {
 		require.NoError(t, err)
 		got := e.Info().Budget
 		require.NoError(t, e.Close())
-		got.Weights, got.Limit = plan.Weights, plan.Limit // packed, and what is free at the time
+		// Panels of 32 outputs pad these tiny matrices; ref keeps bf16 where the plan has float32.
+		require.LessOrEqual(t, float64(got.Weights), 1.35*float64(plan.Weights))
+		require.GreaterOrEqual(t, float64(got.Weights), 0.5*float64(plan.Weights))
+		got.Weights, got.Limit = plan.Weights, plan.Limit // what is free at the time
 		require.Equal(t, plan, got)
 	}
 	_, err := engine.PlanMemory(dir, engine.Config{MemoryBytes: 1 << 20})

@@ -71,6 +71,7 @@ const (
 	cpuTiles, gpuTiles         = 2, 8
 	ageSteps                   = 2000
 	encoderBytes               = 256 << 20
+	maxTileSlots               = 256 // small models do not need that many bytes
 	// usualTokens is the length of a sequence for which the default KV cache is
 	// sized on a CPU, where memory is shared with everything else.
 	usualTokens = 8192
@@ -102,17 +103,48 @@ func plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (layout, error) 
 		l.config.Context = min(dec.Context, s.Context)
 	}
 	size(&l.config, s, vis, info)
-	return l, fit(&l.config, s, dec, vis, ck.Bytes(), l.limit, info)
+	return l, fit(&l.config, s, dec, vis, weightBytes(ck, prec), l.limit, info)
+}
+
+// weightBytes is what the weights take on a device: matrices as stored, or as
+// float32 where that precision is wanted, vectors as float32, and a second copy of
+// tied embeddings, which serve as table and as head. A backend may pad a little.
+func weightBytes(ck *loader.Checkpoint, p kernels.Precision) int64 {
+	const embed = "language_model.model.embed_tokens.weight"
+	total := int64(0)
+	for _, w := range ck.Config.Weights() {
+		views, ok := ck.Find(w.Name)
+		if !ok { // stored quantised, in several tensors
+			return ck.Bytes()
+		}
+		stored, elements := int64(0), int64(0)
+		for _, v := range views {
+			stored += int64(len(v.Data))
+			elements += int64(v.Elements())
+		}
+		asF32 := !w.Linear || p == kernels.PrecisionF32
+		switch {
+		case w.Name == embed && ck.Config.Text.TiedEmbedding && p == kernels.PrecisionF32:
+			total += stored + 4*elements
+		case w.Name == embed && ck.Config.Text.TiedEmbedding:
+			total += 2 * stored
+		case w.Name == embed || !asF32:
+			total += stored
+		default:
+			total += 4 * elements
+		}
+	}
+	return total
 }
 
 // Plan is the memory that Build would take on a device, and the limit it keeps to
-// (0 = unknown). The weights are counted as stored.
+// (0 = unknown).
 func Plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (budget runner.Budget, limit int64, err error) {
 	l, err := plan(ck, info, s)
 	if err != nil {
 		return runner.Budget{}, 0, err
 	}
-	return runner.Plan(l.decoder, l.vision, ck.Bytes(), l.config), l.limit, nil
+	return runner.Plan(l.decoder, l.vision, weightBytes(ck, l.precision), l.config), l.limit, nil
 }
 
 // Build loads the checkpoint's weights on b and sizes everything else.
@@ -170,7 +202,7 @@ func size(c *runner.Config, s Settings, vis *model.VisionDims, info kernels.Info
 		bytes = encoderBytes
 	}
 	if bytes > 0 {
-		c.TileSlots = max(c.TileSlots, int(min(bytes/runner.TileSlotBytes(*vis, c.DType), 4096)))
+		c.TileSlots = max(c.TileSlots, int(min(bytes/runner.TileSlotBytes(*vis, c.DType), maxTileSlots)))
 	}
 }
 
