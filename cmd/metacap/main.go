@@ -54,6 +54,7 @@ type cli struct {
 	Chat       chatCmd       `cmd:"" help:"Ask about pictures, or just talk; interactive on a terminal."`
 	Presets    presetsCmd    `cmd:"" help:"List the ready prompts of caption --preset."`
 	Capflow    capflowCmd    `cmd:"" help:"Caption by a workflow: router, agents, summary, checks; with records and resume."`
+	Eval       evalCmd       `cmd:"" help:"Measure flows on pictures whose facts are known."`
 	Model      modelCmd      `cmd:"" help:"Look into a checkpoint, quantise, compare, verify it."`
 	Parity     parityCmd     `cmd:"" help:"Compare with recorded outputs of the reference implementation."`
 	Bench      benchCmd      `cmd:"" help:"Measure speed: prefill, decode, vision, whole captions, start-up."`

@@ -1,0 +1,66 @@
+package drawn
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Markdown renders a report. command is what reproduces it.
+func (r *Report) Markdown(command string) string {
+	var b strings.Builder
+	total := 0
+	for _, n := range r.Pictures {
+		total += n
+	}
+	fmt.Fprintf(&b, "# Flows on drawn pictures\n\nMade by `%s` on %s.\n\n", command, r.Date)
+	fmt.Fprintf(&b, "Model %s (weights `%.12s`, config `%.12s`), %s, %s; pack `%.40s`; %d pictures of %d domains.\n\n",
+		r.Model.Name, r.Model.Weights, r.Model.Config, r.Model.Backend, r.Model.DType, r.Pack, total, len(r.Pictures))
+	b.WriteString("Nothing here is judged by a model: a sentence is right if it is among those that are true of the picture, word by word.\n" +
+		"Intervals are 95 %: bootstrap over pictures, Wilson for router, filter and acceptance. Rates are over all captions, accepted or not, unless the column says so.\n\n")
+	b.WriteString("| flow | wrong sentences | of accepted | facts found | numbers found | wrong numbers | text found | accepted | failed | leaks |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, x := range r.Results {
+		fmt.Fprintf(&b, "| %s | %v | %v | %v | %v | %v | %v | %v | %d | %d |\n", x.Name, x.Wrong, x.WrongAccepted, x.Recall, x.NumberRecall, x.NumberWrong, x.TextRecall, x.Accepted, x.Failed, x.Leaks)
+	}
+	b.WriteString("\n| flow | prompt tokens computed | taken from shared prefixes | written | neighbouring events in the wrong order |\n|---|---|---|---|---|\n")
+	for _, x := range r.Results {
+		fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %v |\n", x.Name, x.Prefill, x.Cached, x.Decode, x.OrderWrong)
+	}
+	if r.Router != nil {
+		r.Router.markdown(&b)
+	}
+	if f := r.Filter; f != nil {
+		fmt.Fprintf(&b, "\n## Filter\n\nEach true caption is judged as it is, and again with one fact replaced by a false one.\n\n- planted errors rejected: %v of %d\n- true captions rejected: %v of %d\n", f.Caught, f.Caught.N, f.FalseReject, f.FalseReject.N)
+		for _, k := range slices.Sorted(maps.Keys(f.Reasons)) {
+			fmt.Fprintf(&b, "  - %s: %d\n", k, f.Reasons[k])
+		}
+		if len(f.Missed) > 0 {
+			b.WriteString("- planted errors missed:")
+			for _, k := range slices.Sorted(maps.Keys(f.Missed)) {
+				fmt.Fprintf(&b, " %s %d;", k, f.Missed[k])
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+func (r *Router) markdown(b *strings.Builder) {
+	fmt.Fprintf(b, "\n## Router\n\nRight: %v of %d stills. Expected calibration error: %.3f.\n\n", r.Right, r.Right.N, r.Calibration)
+	columns := map[string]bool{}
+	for _, row := range r.Confusion {
+		for id := range row {
+			columns[id] = true
+		}
+	}
+	cols := slices.Sorted(maps.Keys(columns))
+	fmt.Fprintf(b, "| true \\ answered | %s |\n|---|%s\n", strings.Join(cols, " | "), strings.Repeat("---|", len(cols)))
+	for _, id := range slices.Sorted(maps.Keys(r.Confusion)) {
+		fmt.Fprintf(b, "| %s |", id)
+		for _, c := range cols {
+			fmt.Fprintf(b, " %d |", r.Confusion[id][c])
+		}
+		b.WriteString("\n")
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"metacap/capflow"
+	"metacap/capflow/drawn"
+	"metacap/capflow/pack"
+	"metacap/internal/atomicfile"
+)
+
+// evalCmd is metacap eval.
+type evalCmd struct {
+	Drawn evalDrawnCmd `cmd:"" help:"Flows on drawn pictures with known facts; no judge."`
+}
+
+// evalDrawnCmd is metacap eval drawn.
+type evalDrawnCmd struct {
+	Dir string `arg:"" default:"testdata/drawn" help:"Directory with samples.json and its pictures."`
+
+	Flow     []string `default:"single,faithful,verified" enum:"single,faithful,verified,exhaustive" help:"Modes to compare."`
+	Ablate   bool     `help:"Also verified with each part and each agent switched off."`
+	Filter   bool     `default:"true" negatable:"" help:"Also the filter, on true captions and ones with a planted error."`
+	Pack     string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one."`
+	Limit    int      `default:"0" placeholder:"N" help:"Only the first N pictures of each domain; 0 = all."`
+	Parallel int      `default:"2" placeholder:"N" help:"Pictures worked on together."`
+	Write    string   `placeholder:"PATH" help:"Write PATH.md and PATH.json as well."`
+
+	engineFlags
+}
+
+func (*evalDrawnCmd) examples() string {
+	return `
+  metacap eval drawn                             the samples of the repository
+  metacap eval drawn DIR --flow verified         a set of the generator in tools/drawn
+  metacap eval drawn DIR --ablate --write docs/results/capflow-drawn
+`
+}
+
+// Run is called by kong.
+func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
+	samples, err := drawn.Load(c.Dir)
+	if err != nil {
+		return err
+	}
+	if c.Limit > 0 {
+		seen := map[string]int{}
+		var some []*drawn.Sample
+		for _, s := range samples {
+			if seen[s.Domain]++; seen[s.Domain] <= c.Limit {
+				some = append(some, s)
+			}
+		}
+		samples = some
+	}
+	p := pack.Default()
+	if c.Pack != "" {
+		if p, err = pack.Load(c.Pack); err != nil {
+			return err
+		}
+	}
+	eng, err := c.open(ctx, a, true)
+	if err != nil {
+		return err
+	}
+	defer eng.Close()
+	info, err := modelInfo(&c.engineFlags)
+	if err != nil {
+		return err
+	}
+	o := drawn.Options{Parallel: c.Parallel, Filter: c.Filter}
+	if !a.quiet {
+		o.Progress = func(s string) { fmt.Fprintln(a.stderr, "metacap: "+s) }
+	}
+	rep, err := drawn.Run(ctx, capflow.Local(eng, info), filepath.Base(c.Dir), samples, drawn.Variants(p, c.Flow, c.Ablate), o)
+	if err != nil {
+		return err
+	}
+	text := rep.Markdown(c.command())
+	if c.Write != "" {
+		data, err := json.MarshalIndent(rep, "", " ")
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.Write(c.Write+".json", append(data, '\n'), 0o644); err != nil {
+			return err
+		}
+		if err := atomicfile.Write(c.Write+".md", []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprint(a.stdout, text)
+	return err
+}
+
+// command is what reproduces the report, without places of this machine.
+func (c *evalDrawnCmd) command() string {
+	words := []string{"metacap eval drawn", filepath.Base(c.Dir), "--flow " + strings.Join(c.Flow, ",")}
+	if c.Ablate {
+		words = append(words, "--ablate")
+	}
+	if c.Limit > 0 {
+		words = append(words, fmt.Sprintf("--limit %d", c.Limit))
+	}
+	if !c.embedded() {
+		words = append(words, "-m "+c.name())
+	}
+	return strings.Join(words, " ")
+}
