@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"encoding/json"
+	"image"
 	"os"
 	"path/filepath"
 	"sync"
@@ -82,4 +83,16 @@ func TestDemo(t *testing.T) {
 	}
 	wg.Wait()
 	require.GreaterOrEqual(t, same, all-2)
+}
+
+// TestCrop refuses a rectangle outside the picture.
+func TestCrop(t *testing.T) {
+	e := openDemo(t, engine.Config{})
+	_, err := e.Estimate(t.Context(), engine.Request{Messages: []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{
+		{Image: &engine.Image{Path: filepath.Join(drawn, "natural_700000.png"), Crop: image.Rect(0, 0, 9000, 9)}},
+	}}}})
+	require.ErrorIs(t, err, engine.ErrInvalidRequest)
+	var im *engine.ImageError
+	require.ErrorAs(t, err, &im)
+	require.Contains(t, im.Path, "natural_700000.png")
 }

@@ -141,6 +141,9 @@ func firstImageError(list []*Image, errs []error) error {
 		if errors.Is(err, vision.ErrLimit) {
 			kind = ErrImageTooLarge
 		}
+		if errors.Is(err, vision.ErrRecipe) { // a crop outside the picture
+			kind = ErrInvalidRequest
+		}
 		if errors.Is(err, ErrInvalidRequest) {
 			kind = nil
 		}

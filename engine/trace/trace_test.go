@@ -104,6 +104,9 @@ func TestStages(t *testing.T) {
 	}
 }
 
+// slow says that a device needs seconds for long prompts.
+func slow(device string) bool { return device == "ref" || !fast }
+
 func devices() []string { return []string{"ref", "cpu"} }
 
 func testStages(t *testing.T, name, model, device string) {
@@ -113,7 +116,7 @@ func testStages(t *testing.T, name, model, device string) {
 	defer m.Close()
 	worst := map[string]float64{}
 	for _, p := range g.Prompts {
-		if device == "ref" && len(p.InputIDs) > 200 {
+		if slow(device) && len(p.InputIDs) > 200 {
 			continue // it takes its time
 		}
 		out, err := m.Run(t.Context(), input(t, m, p))
@@ -179,7 +182,7 @@ func TestGreedy(t *testing.T) {
 					}
 				}
 				require.NotEmpty(t, in)
-				if device == "ref" {
+				if slow(device) {
 					in, forced, ps = in[:2], forced[:2], ps[:2]
 				}
 				n := 0
