@@ -4,15 +4,20 @@ package cpu
 
 import (
 	"fmt"
+	"sync"
 
 	"metacap/kernels"
 	"metacap/kernels/ref"
 )
 
-// backend is the float32 form of the reference under this package's name.
+// backend is the float32 form of the reference under this package's name, with linear
+// layers decoded once.
 type backend struct {
 	kernels.Backend
 	info kernels.Info
+
+	mu      sync.Mutex
+	decoded int64 // bytes of decoded layers
 }
 
 var _ kernels.Backend = (*backend)(nil)
