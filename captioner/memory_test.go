@@ -1,0 +1,62 @@
+package captioner_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"metacap/captioner"
+	"metacap/engine/fake"
+)
+
+// TestMemory compares the live heap after a tenth of many inputs with the one at
+// the end. METACAP_TEST_INPUTS sets their number; the bound is that of 50,000.
+func TestMemory(t *testing.T) {
+	n := 2000
+	if s := os.Getenv("METACAP_TEST_INPUTS"); s != "" {
+		var err error
+		n, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	dir := t.TempDir()
+	for i := range n {
+		path := filepath.Join(dir, fmt.Sprintf("d%03d", i/500), fmt.Sprintf("picture_%06d.jpg", i))
+		if i%500 == 0 {
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		}
+		require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, "n%d", i), 0o644))
+	}
+	live := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	j := job(dir)
+	j.Write = []string{"jsonl"}
+	var warm, end int64
+	var count atomic.Int64
+	j.Event = func(e captioner.Event) {
+		if e.Kind != "item" {
+			return
+		}
+		switch count.Add(1) {
+		case int64(n / 10):
+			warm = live()
+		case int64(n):
+			end = live()
+		}
+	}
+	rep := run(t, open(t, fake.Options{Tiles: 1, TileTokens: 1, Answer: func(p fake.Prompt) string { return p.Images[0] }}), j)
+	require.Equal(t, n, rep.Done)
+	t.Logf("%d inputs: live heap %.1f MB after a tenth, %.1f MB at the end", n, float64(warm)/1e6, float64(end)/1e6)
+	if grown := end - warm; !(grown <= 50e6*int64(max(n, 2000))/50_000+5e6) {
+		t.Fatalf("grew by %d bytes", grown)
+	}
+}
