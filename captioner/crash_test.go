@@ -59,7 +59,7 @@ func TestKill(t *testing.T) {
 		var err error
 		moments, err = strconv.Atoi(s)
 		require.NoError(t, err)
-		n = 10 * moments
+		n = 40 * moments
 	}
 	pictures(t, dir, n)
 	side := func(i int) string { return filepath.Join(dir, fmt.Sprintf("part%d", i%3), fmt.Sprintf("p%04d.txt", i)) }

@@ -52,6 +52,7 @@ type cli struct {
 
 	Caption    captionCmd    `cmd:"" help:"Caption pictures, or the frames of a video."`
 	Chat       chatCmd       `cmd:"" help:"Ask about pictures, or just talk; interactive on a terminal."`
+	Review     reviewCmd     `cmd:"" help:"Look through captions in a browser and mend them."`
 	Presets    presetsCmd    `cmd:"" help:"List the ready prompts of caption --preset."`
 	Capflow    capflowCmd    `cmd:"" help:"Caption by a workflow: router, agents, summary, checks; with records and resume."`
 	Eval       evalCmd       `cmd:"" help:"Measure flows on pictures whose facts are known."`
