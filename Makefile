@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda bench-cuda race lint generate generate-check fuzz bench demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-cuda bench-cuda race lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 
 bench: ## Go benchmarks of every package, six runs, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./...
+
+BENCH_CPU ?= build/bench-cpu
+bench-cpu: build ## metacap on the CPU against llama.cpp, interleaved, into docs/results
+	tools/benchcpu/build.sh $(BENCH_CPU)
+	$(PYTHON) tools/benchcpu/bench.py --dir $(BENCH_CPU) --metacap $(BIN) --out docs/results $(BENCH_CPU_FLAGS)
 
 demo: build ## build the binary and caption the bundled pictures
 	@cd testdata/drawn && ../../$(BIN) caption -v --parallel 1 [!v]*.png 2>&1

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strconv"
@@ -21,9 +22,10 @@ import (
 
 // benchCmd is metacap bench.
 type benchCmd struct {
-	Tests []string `arg:"" optional:"" name:"test" help:"pp512, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, startup; default: a set that fits the model."`
+	Tests []string `arg:"" optional:"" name:"test" help:"pp512, pp512@3328, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, startup; default: a set that fits the model."`
 
 	RandomWeights string `placeholder:"SHAPE" help:"Measure a shape without a checkpoint: 8b, 1b, 0.6b, tiny, or a config.json."`
+	Weights       string `default:"bf16" enum:"bf16,int8,int4" placeholder:"TYPE" help:"Type of the random weights: bf16, int8 or int4 (groups of 128, the head int8)."`
 	Repetitions   int    `short:"r" default:"5" placeholder:"N" help:"Measured runs of each test, after one that is not."`
 	Output        string `short:"o" default:"md" enum:"md,csv,json" help:"md, csv, or json (one object a line)."`
 
@@ -130,18 +132,26 @@ func (c *benchCmd) openBench(ctx context.Context, a *app, m *bench.Meter) (*engi
 		if c.Model != "" {
 			return nil, errors.New("-m and --random-weights exclude each other")
 		}
+		bits, group := map[string]int{"int8": 8, "int4": 4}[c.Weights], 128
 		bytes, err := randmodel.Bytes(c.RandomWeights)
+		if bits > 0 {
+			bytes = bytes * int64(bits) / 16
+		}
 		if err != nil {
 			return nil, err
 		}
 		if have := memory().Available; have > 0 && bytes > have {
 			return nil, fmt.Errorf("--random-weights %s: %s of weights exceed the available memory of %s", c.RandomWeights, size(bytes), size(have))
 		}
-		files, err := randmodel.New(c.RandomWeights, 1)
+		make := func() (fs.FS, error) { return randmodel.New(c.RandomWeights, 1) }
+		if bits > 0 {
+			make = func() (fs.FS, error) { return randmodel.NewQuantized(c.RandomWeights, bits, group, 1) }
+		}
+		files, err := make()
 		if err != nil {
 			return nil, err
 		}
-		c.stored = "bf16"
+		c.stored = c.Weights
 		return engine.OpenFS(ctx, files, "random "+c.RandomWeights, cfg)
 	}
 	ck, err := openHeaders(&c.engineFlags)

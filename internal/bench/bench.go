@@ -101,6 +101,9 @@ func Config(c engine.Config, m *Meter) engine.Config {
 // Run measures a test: one warm-up and the repetitions. The engine must have
 // been opened with Config.
 func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions int) (*Result, error) {
+	if t.Kind == Prefill && t.Depth > 0 {
+		return runDeep(ctx, e, t, repetitions)
+	}
 	r, err := request(ctx, e, t)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %s: %w", t, err)
@@ -121,6 +124,37 @@ func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions in
 	}
 	return out, nil
 }
+
+// runDeep measures the prefill of tokens that follow a computed prefix: each
+// repetition is a fork of one session.
+func runDeep(ctx context.Context, e *engine.Engine, t Test, repetitions int) (*Result, error) {
+	prefix := []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: strings.Repeat("a ", t.Depth)}}}}
+	s, err := e.NewSession(ctx, prefix, engine.SessionOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("bench: %s: %w", t, err)
+	}
+	defer s.Close()
+	out := &Result{Test: t}
+	for i := range repetitions + 1 {
+		r := engine.Request{MaxTokens: 1, IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: true}
+		// The closing of the template counts too, so a few words less.
+		res, err := s.Generate(ctx, strings.Repeat("a ", max(t.Tokens-deepClosing, 1)), r)
+		if err != nil {
+			return nil, fmt.Errorf("bench: %s: %w", t, err)
+		}
+		if i == 0 {
+			continue
+		}
+		count := float64(res.Usage.PromptTokens - res.Usage.CachedTokens)
+		out.Rates = append(out.Rates, count/res.Usage.PrefillTime.Seconds())
+		out.Seconds = append(out.Seconds, res.Usage.PrefillTime.Seconds())
+	}
+	return out, nil
+}
+
+// deepClosing is about what closing a message and opening the answer takes. The
+// rate counts the tokens that there were.
+const deepClosing = 6
 
 // add computes a repetition's rate.
 func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Duration) {

@@ -3,6 +3,7 @@
 // Tests are written as
 //
 //	pp512        prefill of a prompt of 512 tokens                     prompt tokens a second
+//	pp512@3328   prefill of about 512 more after 3,328 computed ones   prompt tokens a second
 //	tg64         decoding 64 tokens after a prompt of 32               tokens a second
 //	tg64@2304    the same after a prompt of 2,304 tokens
 //	tg64@512*8   eight sequences together; tokens of all a second

@@ -21,7 +21,7 @@ const (
 type Test struct {
 	Kind          Kind
 	Tokens        int // pp: of the prompt; tg: generated
-	Depth         int // tg: tokens before the first generated one
+	Depth         int // tg: tokens before the first generated one; pp: before the measured ones
 	Tiles         int // vit
 	Width, Height int // cap: pixels
 	Batch         int // sequences together, at least 1
@@ -56,12 +56,12 @@ func Parse(text string) (Test, error) {
 	if (n[1] > 0) != (t.Kind == Caption) {
 		return Test{}, fmt.Errorf("bench: test %q: WIDTHxHEIGHT belongs to cap, and only to it", text)
 	}
-	if n[2] > 0 && t.Kind != Decode {
-		return Test{}, fmt.Errorf("bench: test %q: @DEPTH belongs to tg", text)
+	if n[2] > 0 && t.Kind != Decode && (t.Kind != Prefill || t.Batch > 1) {
+		return Test{}, fmt.Errorf("bench: test %q: @DEPTH belongs to tg, and to pp of one sequence", text)
 	}
 	switch t.Kind {
 	case Prefill:
-		t.Tokens = n[0]
+		t.Tokens, t.Depth = n[0], n[2]
 	case Decode:
 		t.Tokens, t.Depth = n[0], n[2]
 		if t.Depth == 0 {
@@ -81,6 +81,9 @@ func (t Test) String() string {
 	switch t.Kind {
 	case Prefill:
 		s = fmt.Sprintf("pp%d", t.Tokens)
+		if t.Depth > 0 {
+			s += fmt.Sprintf("@%d", t.Depth)
+		}
 	case Decode:
 		s = fmt.Sprintf("tg%d@%d", t.Tokens, t.Depth)
 	case Vision:

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"runtime"
@@ -45,16 +44,18 @@ func New(shape string, seed uint64) (*memfs.FS, error) {
 	if err != nil {
 		return nil, err
 	}
+	return assemble(config, cfg.Weights(), seed)
+}
+
+// assemble makes the files of a checkpoint with these tensors.
+func assemble(config []byte, list []loader.Want, seed uint64) (*memfs.FS, error) {
 	if !demo.Included() {
 		return nil, errors.New("randmodel: this binary carries no tokenizer (built with -tags nodemo)")
 	}
 	f := map[string][]byte{"config.json": config}
-	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} {
-		if data, err := fs.ReadFile(demo.FS(), name); err == nil {
-			f[name] = data
-		}
-	}
-	if f[weightsFile], err = weights(cfg.Weights(), seed); err != nil {
+	tokenizerFiles(demo.FS(), f)
+	var err error
+	if f[weightsFile], err = weights(list, seed); err != nil {
 		return nil, err
 	}
 	return memfs.New(f), nil
@@ -88,10 +89,10 @@ func read(shape string) ([]byte, loader.Config, error) {
 	return config, cfg, nil
 }
 
-// bytesOf is the size of a tensor in bf16.
+// bytesOf is the size of a tensor.
 func bytesOf(w loader.Want) int64 {
-	n := int64(2)
-	for _, d := range w.Shape {
+	n := int64(kind(w.Name).Size())
+	for _, d := range stored(w) {
 		n *= int64(d)
 	}
 	return n
@@ -109,7 +110,7 @@ func weights(list []loader.Want, seed uint64) ([]byte, error) {
 	header := map[string]entry{}
 	var end int64
 	for _, w := range list {
-		header[w.Name] = entry{"BF16", w.Shape, [2]int64{end, end + bytesOf(w)}}
+		header[w.Name] = entry{kind(w.Name).String(), stored(w), [2]int64{end, end + bytesOf(w)}}
 		end += bytesOf(w)
 	}
 	head, err := json.Marshal(header)
@@ -143,6 +144,9 @@ func fill(data []byte, list []loader.Want, header map[string]entry, seed uint64)
 
 // values fills a tensor by its role, which its name and shape tell.
 func values(out []byte, w loader.Want, seed uint64) {
+	if integers(out, w, seed) {
+		return
+	}
 	mean, std := 0.0, 0.02
 	if len(w.Shape) > 1 {
 		inputs := 1
