@@ -57,7 +57,9 @@ func (r *run) retry(ctx context.Context, try int) error {
 		do  func(context.Context) (string, error)
 	}{
 		{OffLiterals, func(context.Context) (string, error) { return r.literals() }},
-		{OffGrounding, r.grounding}, {OffClaims, r.verify}, {OffJudge, r.judge},
+		{OffGrounding, r.grounding},
+		{OffClaims, r.verify},
+		{OffJudge, r.judge},
 	} {
 		if r.off(s.off) {
 			continue

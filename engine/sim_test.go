@@ -66,7 +66,7 @@ func TestSimulatedGPU(t *testing.T) {
 	steps, err := m.Greedy(t.Context(), in, 10, forced)
 	require.NoError(t, err)
 	for i := range in {
-		var p = g.Prompts[0]
+		p := g.Prompts[0]
 		for _, q := range g.Prompts {
 			if &q.IDs[0] == &in[i].IDs[0] {
 				p = q

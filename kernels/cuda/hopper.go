@@ -112,9 +112,12 @@ type streamKernel struct {
 // way. With up to 16 rows two kernels fit on a multiprocessor, so that the next one
 // can load weights while this one ends.
 var streamKernels = [...]streamKernel{
-	{kLinearStream8256, 8, 256, 3}, {kLinearStream8128, 8, 128, 6},
-	{kLinearStream16256, 16, 256, 3}, {kLinearStream16128, 16, 128, 5},
-	{kLinearStream32128, 32, 128, 8}, {kLinearStream64128, 64, 128, 8},
+	{kLinearStream8256, 8, 256, 3},
+	{kLinearStream8128, 8, 128, 6},
+	{kLinearStream16256, 16, 256, 3},
+	{kLinearStream16128, 16, 128, 5},
+	{kLinearStream32128, 32, 128, 8},
+	{kLinearStream64128, 64, 128, 8},
 }
 
 // shared is the dynamic shared memory of the variant with a number of consumer

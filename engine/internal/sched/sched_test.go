@@ -309,7 +309,8 @@ func TestEqualPromptsAreComputedOnce(t *testing.T) {
 	for i := range 6 {
 		qs = append(qs, w.add(&sched.Sequence{Tokens: prompt(1, 33), Limit: 40, Priority: i % 2}))
 	}
-	other := w.add(&sched.Sequence{Tokens: prompt(1, 33), Limit: 40,
+	other := w.add(&sched.Sequence{
+		Tokens: prompt(1, 33), Limit: 40,
 		Spans: []kvcache.Span{{Start: 2, End: 3, Content: kvcache.ContentKey{1}}}, Tiles: [][]sched.Tile{{{Key: sched.TileKey{1}}}},
 	})
 	w.drain(t, 200)
