@@ -128,7 +128,7 @@ func (r *run) assessClaims(c *Checks) {
 	asked, good := 0, 0
 	for _, x := range r.claims {
 		c.Claims = append(c.Claims, x.ClaimRecord)
-		if !x.in() || x.Looks == 0 || x.agreed && x.Margin() >= t.False {
+		if !x.in() || x.Looks == 0 || x.agreed {
 			continue
 		}
 		asked++

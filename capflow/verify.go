@@ -229,10 +229,10 @@ func (r *run) settleClaims() {
 	for _, c := range r.claims {
 		need := t.Keep
 		switch {
+		case c.agreed: // two prompts, asked apart, gave the same overview
+			need = -1
 		case c.candidate || c.doubtful:
 			need = t.Add
-		case c.agreed:
-			need = t.False
 		}
 		holds := c.Looks == 0 || c.Margin() >= need
 		switch {
