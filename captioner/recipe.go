@@ -78,8 +78,7 @@ type Filters struct {
 
 // Video says how frames are taken.
 type Video struct {
-	Frames int     `json:"frames,omitempty"` // of each video or window; 0 = 8
-	Window float64 `json:"window,omitempty"` // seconds; a longer video gets one caption a window; 0 = one for all
+	Frames int `json:"frames,omitempty"` // of each video; 0 = 8
 }
 
 const (
@@ -187,9 +186,6 @@ func (r *Recipe) validateNumbers() error {
 		if c.value < 0 || c.value > c.most {
 			return fmt.Errorf("captioner: recipe: %s is %d, want 0 to %d", c.name, c.value, c.most)
 		}
-	}
-	if !(r.Video.Window >= 0 && r.Video.Window < 1e6) {
-		return fmt.Errorf("captioner: recipe: video.window is %g seconds", r.Video.Window)
 	}
 	return nil
 }
