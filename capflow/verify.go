@@ -254,11 +254,12 @@ func (r *run) settleClaims() {
 	r.compose()
 }
 
-// resolve lets the likelier of two sentences stand that differ in one literal alone.
+// resolve lets the likelier of two sentences stand, one of the draft and one of the
+// evidence, that differ in one number alone.
 func (r *run) resolve() {
 	for i, a := range r.claims {
 		for _, b := range r.claims[i+1:] {
-			if !a.in() || !b.in() || !prose.SameButLiteral(a.Text, b.Text) {
+			if !a.in() || !b.in() || a.candidate == b.candidate || !prose.SameButNumber(a.Text, b.Text) {
 				continue
 			}
 			loser, winner := b, a

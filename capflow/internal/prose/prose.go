@@ -150,15 +150,13 @@ func Number(s string) string {
 	return s
 }
 
-// SameButLiteral reports whether two sentences differ in exactly one word and
-// both words are numbers, or in one quoted string: they cannot both be true.
-func SameButLiteral(a, b string) bool {
-	qa, qb := quoteForm.ReplaceAllString(a, "¶"), quoteForm.ReplaceAllString(b, "¶")
-	if qa == qb && qa != a {
-		return Key(a) != Key(b)
-	}
-	wa, wb := Words(qa), Words(qb)
-	if len(wa) != len(wb) {
+// SameButNumber reports whether two sentences differ in exactly one word, both
+// words are numbers, and neither begins its sentence, where a number is a label
+// (2023 is 70): they state one count or value differently. Sentences that
+// differ in quoted text speak of different things (two buttons).
+func SameButNumber(a, b string) bool {
+	wa, wb := Words(a), Words(b)
+	if len(wa) != len(wb) || quoteForm.MatchString(a) && !slices.Equal(quoteForm.FindAllString(a, -1), quoteForm.FindAllString(b, -1)) {
 		return false
 	}
 	diff := -1
@@ -170,7 +168,7 @@ func SameButLiteral(a, b string) bool {
 			diff = i
 		}
 	}
-	return diff >= 0 && numeric(wa[diff]) && numeric(wb[diff])
+	return diff > 0 && numeric(wa[diff]) && numeric(wb[diff])
 }
 
 func numeric(w string) bool { return w != "" && strings.Trim(w, "0123456789.-") == "" }
