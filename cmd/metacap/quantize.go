@@ -219,7 +219,7 @@ type modelCompareCmd struct {
 func (*modelCompareCmd) examples() string {
 	return `
   metacap model compare ~/models/MetaCaptioner-8B ~/models/MetaCaptioner-8B-int4 --images a.jpg --images b.jpg
-  metacap model compare demo /tmp/demo-int8 --images testdata/drawn/ui_704000.png
+  metacap model compare demo /tmp/demo-int8 --images testdata/drawn/ui_700040.png
   metacap model compare --json A B --images a.jpg --max-tiles 1 --tokens 32
 
 The first answers about each picture; both are then fed that answer. Per layer:

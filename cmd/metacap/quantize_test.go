@@ -37,7 +37,7 @@ func questions(t *testing.T) (list []question) {
 		Claims, QA []struct{ Question, Answer string }
 	}
 	require.NoError(t, json.Unmarshal(data, &samples))
-	require.Len(t, samples, 12)
+	require.Len(t, samples, 36)
 	for _, s := range samples {
 		for kind, prompt := range s.Prompts {
 			list = append(list, question{s.sample, kind, prompt, s.Truth[kind]})
@@ -196,7 +196,7 @@ func TestQuantizeInterrupted(t *testing.T) {
 	require.Empty(t, files)
 	stdout, stderr, code := runCommand(t, nil, "", "model", "quantize", demo.Name, out, "--to", "int4")
 	require.Zero(t, code, stderr)
-	require.Contains(t, stdout, "35 matrices rounded in groups of 64")
+	require.Contains(t, stdout, "35 matrices rounded in groups of 32")
 }
 
 // TestVerifyNamesDamage checks that a scale that is no number and a group size
