@@ -20,7 +20,7 @@ test: ## run every test that needs no GPU
 	$(GO) test ./...
 
 test-nocgo: ## the same, without a C compiler
-	CGO_ENABLED=0 $(GO) test ./...
+	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
 
 test-cuda: ## the conformance suite and the models on a GPU, verdicts to docs/results; a missing GPU is a failure
 	METACAP_REQUIRE=cuda METACAP_RESULTS=$(CURDIR)/docs/results METACAP_COMMIT=$(VERSION) $(GO) test -count=1 ./kernels/cuda/...
@@ -31,7 +31,7 @@ bench-cuda: ## kernels and the whole model at the 8B shape on a GPU (random weig
 	$(GO) run ./cmd/metacap bench --random-weights 8b --device cuda tg64@2304 'tg64@2304*8' pp2304 vit8 cap1280x960
 
 race: ## tests under the race detector; the kernels' C code and their own long suite are left out
-	$(GO) test -race $$($(GO) list ./... | grep -v '^metacap/kernels/')
+	$(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v '^metacap/kernels/')
 
 lint: ## gofumpt, go vet, staticcheck
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '^third_party/')); \

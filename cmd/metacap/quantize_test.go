@@ -101,6 +101,9 @@ func TestQuantisedDemo(t *testing.T) {
 	if !demo.Included() {
 		t.Skip("built with -tags nodemo")
 	}
+	if !build().Cgo {
+		t.Skip("864 answers take pure Go half an hour; kerneltest covers its quantised products")
+	}
 	list := questions(t)
 	source := ask(t, demo.Name, list)
 	before, all := accuracy(list, source)
