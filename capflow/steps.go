@@ -197,10 +197,15 @@ func (r *run) probe(ctx context.Context) error {
 	return nil
 }
 
-// agentRecord is the record of an agent.
+// agentRecord is the record of an agent. Agents run side by side, each on its own
+// record: the search reads nothing of a record but its id, which nobody writes.
 func (r *run) agentRecord(id string) *AgentRecord {
-	i := slices.IndexFunc(r.rec.Agents, func(a AgentRecord) bool { return a.ID == id })
-	return &r.rec.Agents[i]
+	for i := range r.rec.Agents {
+		if a := &r.rec.Agents[i]; a.ID == id {
+			return a
+		}
+	}
+	panic("capflow: no record was planned for agent " + id)
 }
 
 // agent asks one agent on the shared prefix of the picture.
@@ -210,7 +215,7 @@ func (r *run) agent(ctx context.Context, a *pack.Agent) (note string, err error)
 		if data, ok := r.flow.opt.Stages.Load(r.key, a.ID); ok {
 			var old AgentRecord
 			if json.Unmarshal(data, &old) == nil && old.ID == a.ID {
-				*rec = old
+				rec.restore(old)
 				return "from the journal", nil
 			}
 		}
@@ -236,6 +241,13 @@ func (r *run) agent(ctx context.Context, a *pack.Agent) (note string, err error)
 		rec.Skipped = "nothing to say"
 	}
 	return rec.Skipped, r.save(a.ID, rec)
+}
+
+// restore takes over what an earlier run found, all but the id.
+func (rec *AgentRecord) restore(old AgentRecord) {
+	rec.Type, rec.Limit, rec.Text, rec.Finish, rec.Skipped = old.Type, old.Limit, old.Text, old.Finish, old.Skipped
+	rec.In, rec.Cached, rec.Out, rec.LogpMean = old.In, old.Cached, old.Out, old.LogpMean
+	rec.Millis, rec.Seed, rec.Error = old.Millis, old.Seed, old.Error
 }
 
 func fill(rec *AgentRecord, res *engine.Result) {
