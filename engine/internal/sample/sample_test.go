@@ -126,6 +126,28 @@ func TestGreedy(t *testing.T) {
 	require.Equal(t, []float32{1, -4, 1}, row)
 }
 
+// TestPickAtTheLimits: temperatures and logits at the ends of their ranges pick
+// an id that has probability, and break nothing.
+func TestPickAtTheLimits(t *testing.T) {
+	inf := float32(math.Inf(1))
+	rows := map[string][]float32{
+		"ties": {1, 3, 3, -2}, "huge": {-3e38, 3e38, 3e38, 0}, "infinite": {0, inf, inf, 1}, "nothing": {-inf, -inf}, "one": {-inf, 2, -inf},
+		"no numbers": {float32(math.NaN()), float32(math.NaN())},
+	}
+	var s sample.Sampler
+	for name, row := range rows {
+		for _, temperature := range []float64{math.SmallestNonzeroFloat64, 1e-300, 1e-47, 1e-44, 1e-38, 1e-6, 1, 100} {
+			for _, p := range []sample.Params{{}, {TopP: 0.9}, {TopP: 1e-300}, {TopK: 1}, {TopK: 1 << 40}, {MinP: 1e-300}, {MinP: 1}, {TopK: 3, TopP: 0.5, MinP: 0.1}} {
+				p.Temperature, p.Seed = temperature, 7
+				id := s.Pick(row, p, 3)
+				if high := row[sample.ArgMax(row)]; temperature < 1e-5 && high == high {
+					require.Equal(t, high, row[id], "%s %+v", name, p)
+				}
+			}
+		}
+	}
+}
+
 func TestLogProbs(t *testing.T) {
 	row := []float32{1, 3, 3, 0, 100}
 	l := sample.NewLogProbs(row)

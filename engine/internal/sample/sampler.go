@@ -70,8 +70,8 @@ type Sampler struct {
 func (s *Sampler) Pick(row []float32, p Params, position int) int32 {
 	best := ArgMax(row)
 	high := row[best]
-	if p.Temperature == 0 || math.IsInf(float64(high), -1) || math.IsNaN(float64(high)) {
-		return best
+	if p.Temperature == 0 || math.IsInf(float64(high), 0) || math.IsNaN(float64(high)) {
+		return best // infinite logits have no distribution
 	}
 	u := Uniform(p.Seed, position)
 	cutsTopP := p.TopP > 0 && p.TopP < 1
@@ -146,7 +146,7 @@ const bins = 512
 // in the intervals above the one in which the share reaches TopP.
 func (s *Sampler) collectTopP(row []float32, high float32, p Params) (total float64) {
 	span := negligible(p.Temperature, len(row))
-	scale := bins / (span * 1.0001)
+	scale := min(bins/(span*1.0001), math.MaxFloat32) // the span of a tiny temperature may be 0
 	var mass [bins]float64
 	for _, l := range row {
 		if d := high - l; d <= span {
