@@ -43,6 +43,7 @@ func (k *keyer) next(parent Key, start int, tokens []int32, spans []Span) Key {
 		}
 		b = append(b, s.Content[:]...)
 		b = binary.LittleEndian.AppendUint32(b, uint32(max(start, s.Start)-start))   // where in the block
+		b = binary.LittleEndian.AppendUint32(b, uint32(min(end, s.End)-start))       // and up to where
 		b = binary.LittleEndian.AppendUint32(b, uint32(max(start, s.Start)-s.Start)) // where in the image
 	}
 	k.buf = b

@@ -145,6 +145,7 @@ func TestKeysSeparatePictures(t *testing.T) {
 		{span(1, 11, 1), 8},
 		{span(1, 11, 2), 0},
 		{span(2, 11, 1), 0},
+		{span(1, 6, 1), 4}, // ends earlier, inside the second block
 		{nil, 0},
 		{span(1, 12, 1), 8}, // differs in the last block only, which is not looked up
 	} {
@@ -155,7 +156,7 @@ func TestKeysSeparatePictures(t *testing.T) {
 	a.Release(pool)
 	st := pool.Stats()
 	require.Equal(t, 3, st.Cached)
-	require.EqualValues(t, 16, st.HitTokens)
+	require.EqualValues(t, 20, st.HitTokens)
 }
 
 // TestEviction: the least recently used prefix goes first, its end before its start.

@@ -67,7 +67,7 @@ func NewPool(cfg Config) *Pool {
 		free:   list{head: none, tail: none},
 		cached: list{head: none, tail: none},
 		index:  make(map[Key]BlockID, cfg.Blocks),
-		keys:   keyer{buf: make([]byte, 0, 16+4*cfg.BlockSize+4*40)},
+		keys:   keyer{buf: make([]byte, 0, 16+4*cfg.BlockSize+4*44)},
 	}
 	for i := range p.blocks {
 		p.push(&p.free, BlockID(i))
