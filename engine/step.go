@@ -145,8 +145,7 @@ func (e *Engine) commit(i int, start, now time.Time, vision time.Duration) {
 	e.clock(r, it, start, now, vision)
 	next := r.next
 	r.next, r.missed = r.next[:0], false
-	r.width.Learn(it.Draft, max(len(next)-1, 0))
-	e.sched.Commit(i, next)
+	r.width.Learn(it.Draft, e.sched.Commit(i, next))
 	switch {
 	case r.kind == generate && r.closed:
 		e.finish(r, r.result.Finish, r.failure)

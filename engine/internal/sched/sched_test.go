@@ -241,6 +241,98 @@ func TestTiles(t *testing.T) {
 	require.Equal(t, 1, d.Counters.TilesEncoded)
 }
 
+// TestTilesAcrossChunks: without a cache of tiles a chunk may still end inside a
+// tile, which the next step then finds; every tile is encoded once.
+func TestTilesAcrossChunks(t *testing.T) {
+	c := config(2, 6)
+	c.TileTokens, c.MaxTiles, c.TileSlots = 4, 2, 2
+	w := newWorld(64, c)
+	var tiles []sched.Tile
+	for k := range byte(5) {
+		tiles = append(tiles, sched.Tile{Key: sched.TileKey{k}, Pixels: []byte{k}})
+	}
+	for i := range 2 {
+		q := w.add(&sched.Sequence{
+			Tokens: prompt(i, 23), Limit: 25, Tiles: [][]sched.Tile{tiles}, Spans: []kvcache.Span{{Start: 1, End: 21, Content: kvcache.ContentKey{byte(i)}}},
+		})
+		w.drain(t, 50)
+		require.Equal(t, 5, q.Counters.TilesEncoded, "nothing is left for a later sequence, nothing is encoded twice")
+	}
+}
+
+// TestLeaderEnds cancels the sequence that computes a common prompt: one of those
+// that wait for it takes over, and the prompt is computed once.
+func TestLeaderEnds(t *testing.T) {
+	w := newWorld(64, config(6, 48))
+	ids := prompt(1, 40)
+	leader := w.add(&sched.Sequence{Tokens: ids, Limit: 42})
+	var rest []*sched.Sequence
+	for i := range 5 {
+		rest = append(rest, w.add(&sched.Sequence{Tokens: append(append([]int32{}, ids...), int32(i)), Limit: 44}))
+	}
+	w.s.Remove(leader)
+	w.drain(t, 100)
+	computed := 0
+	for _, q := range rest {
+		computed += q.Counters.Prefilled
+	}
+	require.LessOrEqual(t, computed, 41+4*(41-36), "%d tokens were computed for a prompt of 40", computed)
+}
+
+// TestInheritance: an urgent sequence waits for an unimportant one that computes
+// its prompt; that one must then not be preempted by what lies between them.
+func TestInheritance(t *testing.T) {
+	c := config(2, 3)
+	c.AgeSteps = 10000
+	w := newWorld(14, c)
+	w.add(&sched.Sequence{Tokens: prompt(100, 8), Limit: 40}) // grows until blocks run out
+	ids := prompt(1, 40)
+	low := w.add(&sched.Sequence{Tokens: ids, Limit: 42, Priority: -2})
+	for low.State() != sched.Running {
+		w.tick(t)
+	}
+	urgent := w.add(&sched.Sequence{Tokens: append(append([]int32{}, ids...), 1), Limit: 44, Priority: 2})
+	for i := 0; w.first[urgent.ID] == 0; i++ {
+		if w.s.Waiting() < 5 {
+			w.add(&sched.Sequence{Tokens: prompt(2+i, 8), Limit: 30})
+		}
+		w.tick(t)
+		require.Less(t, w.step, 100, "the urgent sequence waits for others")
+	}
+}
+
+// TestAcceptedAtTheEnd: an answer that ends among accepted drafts counts them all.
+func TestAcceptedAtTheEnd(t *testing.T) {
+	w := newWorld(16, config(1, 16))
+	q := w.add(&sched.Sequence{Tokens: prompt(1, 4), Limit: 20})
+	step := func(want int, next ...int32) {
+		w.s.Schedule()
+		require.Equal(t, want, w.s.Commit(0, next))
+		w.s.Finish()
+		require.NoError(t, w.s.Check())
+	}
+	step(0, 5)
+	q.Draft = []int32{6, 7, 8}
+	step(2, 6, 7, 9)
+	q.Draft = []int32{1, 2, 3}
+	step(2, 1, 2) // and then the end of the answer
+	require.Equal(t, 4, q.Counters.Accepted)
+	w.s.Remove(q)
+	require.Zero(t, w.s.Pool().Stats().Used)
+}
+
+// BenchmarkAdd: a queue of requests with different pictures of the same size.
+func BenchmarkAdd(b *testing.B) {
+	const tokens, queue = 3400, 1024
+	for b.Loop() {
+		w := newWorld(2000, config(1, 16))
+		for i := range queue {
+			w.add(&sched.Sequence{Tokens: make([]int32, tokens), Limit: tokens + 10, Spans: []kvcache.Span{{Start: 30, End: 3358, Content: kvcache.ContentKey{byte(i), byte(i >> 8)}}}})
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(b.N*queue), "µs/add")
+}
+
 // TestDecodeAllocatesNothing checks the steady state.
 func TestDecodeAllocatesNothing(t *testing.T) {
 	s, qs := decoding(16, 1<<12)

@@ -92,7 +92,7 @@ func (s *Scheduler) leader(q *Sequence) *Sequence {
 	least := max(leadBlocks*s.pool.BlockSize(), len(q.Tokens)/2)
 	for _, list := range [][]*Sequence{s.running, s.waiting} {
 		for _, r := range list {
-			if r.computed < r.Prompt && common(q, r) >= least {
+			if r.computed < r.Prompt && shares(q, r, least) {
 				return r
 			}
 		}
@@ -100,16 +100,11 @@ func (s *Scheduler) leader(q *Sequence) *Sequence {
 	return nil
 }
 
-// common is the number of tokens at the start of two sequences that are the
-// same, pictures included.
-func common(a, b *Sequence) int {
+// shares reports whether the first tokens of two sequences, least of them, are
+// the same, pictures included. Pictures are compared first: their placeholders
+// are all alike, and a queue of different ones must not be read token by token.
+func shares(a, b *Sequence, least int) bool {
 	n := min(len(a.Tokens), len(b.Tokens))
-	for i := range n {
-		if a.Tokens[i] != b.Tokens[i] {
-			n = i
-			break
-		}
-	}
 	for i := range max(len(a.Spans), len(b.Spans)) {
 		if i >= len(a.Spans) || i >= len(b.Spans) || a.Spans[i] != b.Spans[i] {
 			for _, q := range []*Sequence{a, b} {
@@ -120,13 +115,16 @@ func common(a, b *Sequence) int {
 			break
 		}
 	}
-	return n
+	return n >= least && slices.Equal(a.Tokens[:least], b.Tokens[:least])
 }
 
 // enqueue makes q wait for room; or first for its parent, if that is not held,
 // or for the one that computes its prompt.
 func (s *Scheduler) enqueue(q *Sequence) {
-	if l := q.lead; l != nil && l.state != Done && l.computed < l.Prompt {
+	if l := q.lead; l != nil && l.state == Done && l.computed < l.Prompt {
+		q.lead = s.leader(q) // it ended before it was of use: one of its followers takes over
+	}
+	if l := q.lead; l != nil && l.computed < l.Prompt {
 		s.block(q, l)
 		return
 	}
@@ -152,14 +150,34 @@ func (s *Scheduler) block(q, p *Sequence) {
 	q.state, q.gate = Blocked, p
 	s.asleep++
 	p.blocked = append(p.blocked, q)
-	for p.state == Blocked { // p waits itself
-		p.rank = min(p.rank, q.rank)
+	s.raise(p, q.rank)
+}
+
+// raise makes p, and what p waits for itself, be served no later than rank would
+// be: somebody of that rank waits for it.
+func (s *Scheduler) raise(p *Sequence, rank int64) {
+	for p != nil && rank < p.rank {
+		p.rank = rank
+		switch p.state {
+		case Waiting:
+			heap.Fix(&s.waiting, p.queue)
+		case Running:
+			s.running = slices.DeleteFunc(s.running, func(r *Sequence) bool { return r == p })
+			s.insert(p)
+		}
 		p = p.gate
 	}
-	if p.state == Waiting && q.rank < p.rank {
-		p.rank = q.rank
-		heap.Fix(&s.waiting, p.queue)
-	}
+}
+
+// insert puts q into the running list by its rank.
+func (s *Scheduler) insert(q *Sequence) {
+	i, _ := slices.BinarySearchFunc(s.running, q, func(a, b *Sequence) int {
+		if before(a, b) {
+			return -1
+		}
+		return 1
+	})
+	s.running = slices.Insert(s.running, i, q)
 }
 
 // wake lets those that wait for p try again.
@@ -474,28 +492,22 @@ func (s *Scheduler) start(q *Sequence) {
 		q.Counters.Cached = min(q.computed, q.Prompt)
 	}
 	q.state = Running
-	i, _ := slices.BinarySearchFunc(s.running, q, func(a, b *Sequence) int {
-		if before(a, b) {
-			return -1
-		}
-		return 1
-	})
-	s.running = slices.Insert(s.running, i, q)
+	s.insert(q)
 }
 
 // Commit records what a step did for item i: its tokens are computed, and next
 // are the tokens chosen after them: none while the prompt is not complete (or
-// for a sequence that only scores), else the accepted drafts and one more.
-func (s *Scheduler) Commit(i int, next []int32) {
+// for a sequence that only scores), else the accepted drafts and one more, or
+// fewer if the answer ends among them. It returns how many drafts came true.
+func (s *Scheduler) Commit(i int, next []int32) (accepted int) {
 	it := &s.batch.Items[i]
 	q := it.Seq
 	if q.state != Running {
-		return // ended while the step ran
+		return 0 // ended while the step ran
 	}
 	q.Counters.Steps++
-	accepted := 0
-	if len(next) > 0 {
-		accepted = len(next) - 1
+	for accepted < min(it.Draft, len(next)) && next[accepted] == q.Draft[accepted] {
+		accepted++
 	}
 	real := it.Tokens - it.Draft
 	if real == 1 && q.computed >= q.Prompt {
@@ -505,7 +517,7 @@ func (s *Scheduler) Commit(i int, next []int32) {
 	}
 	q.Counters.Drafted += it.Draft
 	q.Counters.Accepted += accepted
-	q.computed += real + accepted
+	q.computed += real + max(min(accepted, len(next)-1), 0) // the last token is computed by the next step
 	q.Tokens = append(q.Tokens, next...)
 	q.Draft = q.Draft[:0]
 	if len(next) > 0 {
@@ -523,6 +535,7 @@ func (s *Scheduler) Commit(i int, next []int32) {
 		s.held = append(s.held, q)
 		s.wake(q)
 	}
+	return accepted
 }
 
 // Check verifies the scheduler's and the pool's invariants. It is slow.

@@ -11,7 +11,7 @@ type tileCache struct {
 	head  int // least recently used
 	tail  int
 	step  int64
-	keep  bool // keep results past their step
+	keep  bool // keep results past the step after their last use
 	stats TileStats
 }
 
@@ -71,10 +71,14 @@ func (c *tileCache) touch(i int) {
 // begin starts a step.
 func (c *tileCache) begin() {
 	c.step++
-	if !c.keep {
-		clear(c.index)
-		for i := range c.slots {
-			c.slots[i].full = false
+	if c.keep {
+		return
+	}
+	// What the last step used stays for this one: a chunk may have ended inside a tile.
+	for i := range c.slots {
+		if s := &c.slots[i]; s.full && s.step < c.step-1 {
+			delete(c.index, s.key)
+			s.full = false
 		}
 	}
 }
