@@ -22,19 +22,41 @@ import (
 
 // benchCmd is metacap bench.
 type benchCmd struct {
-	Tests []string `arg:"" optional:"" name:"test" help:"pp512, pp512@3328, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, startup; default: a set that fits the model."`
+	Run      benchRunCmd      `cmd:"" default:"withargs" help:"Measure prefill, decode, vision, whole captions, start-up; what bench means without a word after it."`
+	Share    benchShareCmd    `cmd:"" help:"Measure several agents on one picture, with and without sharing it."`
+	ServeSim benchServeSimCmd `cmd:"" help:"Measure latencies under a simulated load, as serving benchmarks do."`
+}
 
+func (*benchCmd) examples() string {
+	return `
+  metacap bench                                    the embedded model; same as metacap bench run
+  metacap bench pp512 tg64 vit13                   these tests; metacap help bench run says which there are
+  metacap bench share                              7 agents on one picture, metacap help bench share
+  metacap bench serve-sim                          a simulated load, metacap help bench serve-sim
+`
+}
+
+// benchModel says what is measured.
+type benchModel struct {
 	RandomWeights string `placeholder:"SHAPE" help:"Measure a shape without a checkpoint: 8b, 1b, 0.6b, tiny, or a config.json."`
 	Weights       string `default:"bf16" enum:"bf16,int8,int4" placeholder:"TYPE" help:"Type of the random weights: bf16, int8 or int4 (groups of 128, the head int8)."`
-	Repetitions   int    `short:"r" default:"5" placeholder:"N" help:"Measured runs of each test, after one that is not."`
-	Output        string `short:"o" default:"md" enum:"md,csv,json" help:"md, csv, or json (one object a line)."`
 
 	engineFlags
 
 	stored string // type of most weights, in lower case
 }
 
-func (*benchCmd) examples() string {
+// benchRunCmd is metacap bench run.
+type benchRunCmd struct {
+	Tests []string `arg:"" optional:"" name:"test" help:"pp512, pp512@3328, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, startup; default: a set that fits the model."`
+
+	Repetitions int    `short:"r" default:"5" placeholder:"N" help:"Measured runs of each test, after one that is not."`
+	Output      string `short:"o" default:"md" enum:"md,csv,json" help:"md, csv, or json (one object a line)."`
+
+	benchModel
+}
+
+func (*benchRunCmd) examples() string {
 	return `
   metacap bench                                    the embedded model
   metacap bench -m ~/models/MetaCaptioner-8B pp512 tg64 vit13 cap1280x960
@@ -50,12 +72,7 @@ they are). Rates are means ± standard deviations of the repetitions.
 
 // benchRecord is a row of the result.
 type benchRecord struct {
-	Model      string    `json:"model"`
-	Weights    int64     `json:"weight_bytes"`
-	DType      string    `json:"dtype"`       // of the stored weights
-	Compute    string    `json:"activations"` // type computed in
-	Backend    string    `json:"backend"`
-	Device     string    `json:"device"`
+	benchBase
 	Test       string    `json:"test"`
 	Unit       string    `json:"unit"`
 	Mean       float64   `json:"mean"`
@@ -63,16 +80,27 @@ type benchRecord struct {
 	Median     float64   `json:"median"`
 	Rates      []float64 `json:"rates"`
 	FirstToken float64   `json:"first_token_seconds,omitempty"` // median, cap only
-	Version    string    `json:"version"`
-	Commit     string    `json:"commit,omitempty"`
-	Time       string    `json:"time"`
+}
+
+// benchBase says what was measured where, in every record.
+type benchBase struct {
+	Model   string `json:"model"`
+	Weights int64  `json:"weight_bytes"`
+	DType   string `json:"dtype"`       // of the stored weights
+	Compute string `json:"activations"` // type computed in
+	Backend string `json:"backend"`
+	Device  string `json:"device"`
+	Threads int    `json:"threads,omitempty"`
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Time    string `json:"time"`
 }
 
 // startupTest is the test that runs a process of its own.
 const startupTest = "startup"
 
 // Run is called by kong.
-func (c *benchCmd) Run(ctx context.Context, a *app) error {
+func (c *benchRunCmd) Run(ctx context.Context, a *app) error {
 	if c.Repetitions < 1 {
 		return fmt.Errorf("--repetitions %d: want at least 1", c.Repetitions)
 	}
@@ -93,7 +121,7 @@ func (c *benchCmd) Run(ctx context.Context, a *app) error {
 		return errors.New("startup needs a checkpoint on disk or the embedded one, not --random-weights")
 	}
 	meter := &bench.Meter{}
-	eng, err := c.openBench(ctx, a, meter)
+	eng, err := c.openBench(ctx, bench.Config(c.config(a), meter))
 	if err != nil {
 		return err
 	}
@@ -126,8 +154,7 @@ func (c *benchCmd) Run(ctx context.Context, a *app) error {
 }
 
 // openBench opens the model, or makes one of random weights.
-func (c *benchCmd) openBench(ctx context.Context, a *app, m *bench.Meter) (*engine.Engine, error) {
-	cfg := bench.Config(c.config(a), m)
+func (c *benchModel) openBench(ctx context.Context, cfg engine.Config) (*engine.Engine, error) {
 	if c.RandomWeights != "" {
 		if c.Model != "" {
 			return nil, errors.New("-m and --random-weights exclude each other")
@@ -202,20 +229,20 @@ func defaultTests(info engine.Info) []bench.Test {
 }
 
 // base is a record with the engine's columns.
-func (c *benchCmd) base(info engine.Info) benchRecord {
+func (c *benchModel) base(info engine.Info) benchBase {
 	b := build()
 	name := c.name()
 	if c.RandomWeights != "" {
 		name = "random " + c.RandomWeights
 	}
-	return benchRecord{
+	return benchBase{
 		Model: name, Weights: info.WeightBytes, DType: c.stored, Compute: info.DType, Backend: info.Backend, Device: info.Device,
-		Version: b.Version, Commit: b.Commit, Time: time.Now().UTC().Format(time.RFC3339),
+		Threads: info.Threads, Version: b.Version, Commit: b.Commit, Time: time.Now().UTC().Format(time.RFC3339),
 	}
 }
 
-func (c *benchCmd) record(info engine.Info, res *bench.Result) benchRecord {
-	r := c.base(info)
+func (c *benchRunCmd) record(info engine.Info, res *bench.Result) benchRecord {
+	r := benchRecord{benchBase: c.base(info)}
 	r.Test, r.Unit = res.Test.String(), res.Test.Unit()
 	r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
 	if len(res.First) > 0 {
@@ -225,7 +252,7 @@ func (c *benchCmd) record(info engine.Info, res *bench.Result) benchRecord {
 }
 
 // startup runs this program anew and takes the time to the first byte of an answer.
-func (c *benchCmd) startup(ctx context.Context, info engine.Info) (benchRecord, error) {
+func (c *benchRunCmd) startup(ctx context.Context, info engine.Info) (benchRecord, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return benchRecord{}, fmt.Errorf("startup: %w", err)
@@ -253,7 +280,7 @@ func (c *benchCmd) startup(ctx context.Context, info engine.Info) (benchRecord, 
 		}
 		res.Rates = append(res.Rates, took.Seconds())
 	}
-	r := c.base(info)
+	r := benchRecord{benchBase: c.base(info)}
 	r.Test, r.Unit = startupTest, "s"
 	r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
 	return r, nil

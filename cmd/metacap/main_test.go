@@ -219,7 +219,7 @@ func runCommand(t *testing.T, env map[string]string, stdin string, args ...strin
 // TestHelp checks that every command has help with examples, and that the
 // examples name flags that exist.
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{}, {"--help"}, {"help", "caption"}, {"chat", "--help"}, {"help", "model", "info"}, {"help", "model", "quantize"}, {"help", "model", "compare"}, {"help", "model", "verify"}, {"help", "parity"}, {"help", "bench"}, {"help", "doctor"}, {"help", "version"}, {"help", "completion"}} {
+	for _, args := range [][]string{{}, {"--help"}, {"help", "caption"}, {"chat", "--help"}, {"help", "model", "info"}, {"help", "model", "quantize"}, {"help", "model", "compare"}, {"help", "model", "verify"}, {"help", "parity"}, {"help", "bench"}, {"help", "bench", "run"}, {"help", "bench", "share"}, {"help", "bench", "serve-sim"}, {"help", "doctor"}, {"help", "version"}, {"help", "completion"}} {
 		out, errs, code := runCommand(t, nil, "", args...)
 		require.Zero(t, code, "%v: %s", args, errs)
 		require.Contains(t, out, "\nExamples:\n  ", "%v", args)

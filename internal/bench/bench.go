@@ -41,12 +41,19 @@ func (r *Result) Deviation() float64 {
 }
 
 // Median is the median rate.
-func (r *Result) Median() float64 {
-	s := slices.Sorted(slices.Values(r.Rates))
+func (r *Result) Median() float64 { return Quantile(r.Rates, 0.5) }
+
+// Quantile is the value below which a share q of values lies, interpolated
+// linearly as NumPy does; NaN for none.
+func Quantile(values []float64, q float64) float64 {
+	s := slices.Sorted(slices.Values(values))
 	if len(s) == 0 {
 		return math.NaN()
 	}
-	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+	at := q * float64(len(s)-1)
+	lo := int(at)
+	hi := min(lo+1, len(s)-1)
+	return s[lo] + (at-float64(lo))*(s[hi]-s[lo])
 }
 
 func mean(values []float64) float64 {
@@ -243,41 +250,60 @@ func prompt(ctx context.Context, e *engine.Engine, n int) ([]engine.Message, err
 
 // tiles is a conversation with a picture that becomes n tiles.
 func tiles(e *engine.Engine, n int) ([]engine.Message, error) {
+	im, err := strip(e, n, 0)
+	if err != nil {
+		return nil, err
+	}
+	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: im}, {Text: "a"}}}}, nil
+}
+
+// strip is a picture that becomes n tiles: a row of n-1 and the thumbnail.
+// Pictures of different seeds have no tile in common.
+func strip(e *engine.Engine, n, seed int) (*engine.Image, error) {
 	size := e.Info().TileSize
 	if size == 0 {
 		return nil, engine.ErrNoVision
 	}
-	im := engine.Image{Decoded: drawing(size, size), ThumbnailOnly: true}
-	if n > 1 { // a row of n-1 tiles and the thumbnail
-		im = engine.Image{Decoded: drawing((n-1)*size, size), MaxTiles: n - 1}
-		got, _, err := e.ImageTokens((n-1)*size, size, n-1)
-		if err != nil {
-			return nil, err
-		}
-		if got != n {
-			return nil, fmt.Errorf("this model makes no pictures of %d tiles (nearest: %d)", n, got)
-		}
+	if n < 2 {
+		return &engine.Image{Decoded: drawing(size, size, seed), ThumbnailOnly: true}, nil
 	}
-	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &im}, {Text: "a"}}}}, nil
+	got, _, err := e.ImageTokens((n-1)*size, size, n-1)
+	if err != nil {
+		return nil, err
+	}
+	if got != n {
+		return nil, fmt.Errorf("this model makes no pictures of %d tiles (nearest: %d)", n, got)
+	}
+	return &engine.Image{Decoded: drawing((n-1)*size, size, seed), MaxTiles: n - 1}, nil
 }
 
 // picture is a conversation with a JPEG of the given size.
 func picture(width, height int) ([]engine.Message, error) {
-	var data bytes.Buffer
-	if err := jpeg.Encode(&data, drawing(width, height), &jpeg.Options{Quality: 90}); err != nil {
+	data, err := photo(width, height, 0)
+	if err != nil {
 		return nil, err
 	}
-	im := engine.Image{Data: data.Bytes()}
+	im := engine.Image{Data: data}
 	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &im}, {Text: "Please describe the image in detail."}}}}, nil
 }
 
-// drawing is a picture with smooth and busy regions.
-func drawing(width, height int) image.Image {
+// photo is the JPEG of a drawing.
+func photo(width, height, seed int) ([]byte, error) {
+	var data bytes.Buffer
+	if err := jpeg.Encode(&data, drawing(width, height, seed), &jpeg.Options{Quality: 90}); err != nil {
+		return nil, err
+	}
+	return data.Bytes(), nil
+}
+
+// drawing is a picture with smooth and busy regions. Drawings of seeds below
+// 1<<14 differ in every pixel.
+func drawing(width, height, seed int) image.Image {
 	im := image.NewRGBA(image.Rect(0, 0, width, height))
 	for y := range height {
 		for x := range width {
 			noise := uint8((x*7919 + y*104729) >> 3 & 31)
-			im.SetRGBA(x, y, color.RGBA{uint8(x * 255 / width), uint8(y * 255 / height), 96 + noise, 255})
+			im.SetRGBA(x, y, color.RGBA{uint8(x*255/width + seed>>6), uint8(y * 255 / height), 96 + noise + uint8(seed&63), 255})
 		}
 	}
 	return im

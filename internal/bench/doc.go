@@ -17,4 +17,8 @@
 // only steps in which all sequences decode and nothing else happens; a caption is
 // timed from request to last token, reading and tiling included. One unmeasured
 // run comes before the measured ones.
+//
+// [RunShare] lets several agents look at one picture at once, with their pictures
+// shared and not. [Simulate] sends a planned load ([Load], [Arrival]) and [Simulation.Report]
+// gives the figures of serving benchmarks. Both leave the caches on.
 package bench
