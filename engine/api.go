@@ -118,7 +118,7 @@ type Request struct {
 	DisableLoopGuard bool
 	// DisableSpeculation switches n-gram speculation off.
 	DisableSpeculation bool
-	// Priority: a higher value is admitted first. Forks of an open image should be higher than new images.
+	// Priority: a higher value is admitted first, between -1<<20 and 1<<20. Forks of an open image should be higher than new images.
 	Priority int
 	// Deadline ends the request with ErrDeadline; zero = none.
 	Deadline time.Time

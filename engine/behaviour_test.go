@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -113,6 +114,10 @@ func TestRefusals(t *testing.T) {
 		{"picture for a text model", text, engine.Request{Messages: userImage("x", "a")}, engine.ErrNoVision},
 		{"bad grammar", e, engine.Request{Messages: userText("a"), Grammar: engine.Grammar{Regexp: "("}}, engine.ErrInvalidRequest},
 		{"grammar without room", e, engine.Request{Messages: userText("a"), MaxTokens: 2, Grammar: engine.Grammar{Enum: []string{"long"}}}, engine.ErrInvalidRequest},
+		{"no labels", e, engine.Request{Messages: userText("a"), Grammar: engine.Grammar{Enum: []string{}}}, engine.ErrInvalidRequest},
+		{"empty schema", e, engine.Request{Messages: userText("a"), Grammar: engine.Grammar{JSONSchema: []byte{}}}, engine.ErrInvalidRequest},
+		{"two grammars", e, engine.Request{Messages: userText("a"), Grammar: engine.Grammar{Enum: []string{"a"}, Regexp: "a"}}, engine.ErrInvalidRequest},
+		{"priority", e, engine.Request{Messages: userText("a"), Priority: math.MaxInt}, engine.ErrInvalidRequest},
 		{"past deadline", e, engine.Request{Messages: userText("a"), Deadline: time.Now().Add(-time.Second)}, engine.ErrDeadline},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -137,6 +142,25 @@ func TestRefusals(t *testing.T) {
 		require.ErrorIs(t, err, fake.ErrStep)
 		_, err = f.Generate(t.Context(), engine.Request{Messages: userText("a")})
 		require.ErrorIs(t, err, fake.ErrStep)
+	})
+	t.Run("device error while others come", func(t *testing.T) {
+		f := openFake(t, fake.Options{FailStep: 4, StepTime: 20 * time.Millisecond})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 50 { // some arrive during the step that fails
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+				if _, err := f.Generate(ctx, engine.Request{Messages: userText("a"), IgnoreEOS: true, MaxTokens: 200}); !errors.Is(err, fake.ErrStep) {
+					t.Errorf("request %d: got %v, want the device's error", i, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+	t.Run("session priority", func(t *testing.T) {
+		_, err := e.NewSession(t.Context(), userText("a"), engine.SessionOptions{Priority: math.MinInt})
+		require.ErrorIs(t, err, engine.ErrInvalidRequest)
 	})
 	t.Run("overload", func(t *testing.T) {
 		f := openFake(t, fake.Options{StepTime: time.Millisecond, Engine: engine.Config{MaxSequences: 1, MaxWaiting: 1}})
@@ -198,6 +222,45 @@ func TestScore(t *testing.T) {
 	require.Len(t, many[1], 2)
 	_, err = s.ScoreLabels(t.Context(), "x", "", []string{""})
 	require.ErrorIs(t, err, engine.ErrInvalidRequest)
+}
+
+// TestManyLabels asks for more labels of several tokens than the queue takes at once.
+func TestManyLabels(t *testing.T) {
+	e := openFake(t, fake.Options{Engine: engine.Config{MaxSequences: 2, MaxWaiting: 3}})
+	s, err := e.NewSession(t.Context(), userText("which? "), engine.SessionOptions{})
+	require.NoError(t, err)
+	defer s.Close()
+	labels := make([]string, 60)
+	for i := range labels {
+		labels[i] = fmt.Sprintf("%02d", i)
+	}
+	all, err := s.ScoreLabels(t.Context(), "", "", labels)
+	require.NoError(t, err)
+	one, err := s.ScoreLabels(t.Context(), "", "", labels[41:42])
+	require.NoError(t, err)
+	require.Equal(t, one[0], all[41])
+}
+
+// TestReaderEnds ends the goroutine that reads a stream by other means than
+// break: the request must not go on for nobody.
+func TestReaderEnds(t *testing.T) {
+	e := openFake(t, fake.Options{StepTime: 5 * time.Millisecond})
+	r := engine.Request{Messages: userText("x"), IgnoreEOS: true, MaxTokens: 2000, DisableLoopGuard: true} // ten seconds
+	for name, leave := range map[string]func(){
+		"Goexit": runtime.Goexit, // what FailNow of a test calls
+		"panic":  func() { panic("reader") },
+	} {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer func() { _ = recover() }()
+			for range e.Stream(t.Context(), r) {
+				leave()
+			}
+		}()
+		<-done
+		require.Eventually(t, func() bool { return e.Stats().Running == 0 }, 5*time.Second, time.Millisecond, name)
+	}
 }
 
 func TestLabelsFollowTheAnswer(t *testing.T) {

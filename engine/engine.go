@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"metacap/engine/internal/assemble"
 	"metacap/engine/internal/grammar"
@@ -54,7 +55,7 @@ type Engine struct {
 	rowItem  []int32
 	choosers []chooser // one a core
 	price    speculate.Clock
-	nextDue  int64 // earliest deadline of a live request, UnixNano; 0 = none
+	nextDue  time.Time // earliest deadline of a live request; zero = none
 }
 
 // Event is a piece of a streamed answer.

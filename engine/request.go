@@ -146,7 +146,7 @@ func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
 // constrain prepares a request's grammar.
 func (e *Engine) constrain(r *request, o *Request) error {
 	g := o.Grammar
-	if len(g.Enum) == 0 && g.Regexp == "" && len(g.JSONSchema) == 0 {
+	if g.Enum == nil && g.Regexp == "" && g.JSONSchema == nil { // an empty list of labels is an error, not freedom
 		return nil
 	}
 	if o.IgnoreEOS || len(o.Stop) > 0 {
@@ -194,6 +194,9 @@ func seedOf(p *prompt) uint64 {
 	return h
 }
 
+// maxPriority bounds priorities, so that ranks made of them do not overflow.
+const maxPriority = 1 << 20
+
 // maxTop bounds the alternatives a token may come with.
 const maxTop = 100
 
@@ -214,6 +217,8 @@ func (o *Request) validate() error {
 		return bad("Sampling.MinP", s.MinP, "0 to 1")
 	case !(s.RepetitionPenalty >= 0 && s.RepetitionPenalty <= 100):
 		return bad("Sampling.RepetitionPenalty", s.RepetitionPenalty, "0 to 100")
+	case o.Priority < -maxPriority || o.Priority > maxPriority:
+		return bad("Priority", o.Priority, fmt.Sprintf("%d to %d", -maxPriority, maxPriority))
 	case o.MaxTokens < 0:
 		return bad("MaxTokens", o.MaxTokens, "0 or more")
 	case o.TopLogProbs < 0 || o.TopLogProbs > maxTop:

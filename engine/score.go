@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -88,11 +89,21 @@ func (s *Session) scoreLabels(ctx context.Context, queries []LabelQuery) ([][]fl
 	return out, nil
 }
 
-// runAll submits requests together and waits for all of them.
+// runAll runs requests, as many together as the queue takes at once: a query may
+// have more labels than that.
 func (s *Session) runAll(ctx context.Context, batch []*request) error {
-	if len(batch) == 0 {
-		return nil
+	room := s.engine.parts.Sched.MaxSequences
+	room = min(4*room, room+s.engine.cfg.MaxWaiting)
+	for part := range slices.Chunk(batch, room) {
+		if err := s.runPart(ctx, part); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// runPart submits requests together and waits for all of them.
+func (s *Session) runPart(ctx context.Context, batch []*request) error {
 	if err := s.engine.submit(ctx, batch...); err != nil {
 		return err
 	}

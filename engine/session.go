@@ -73,6 +73,9 @@ func (e *Engine) newSession(ctx context.Context, messages []Message, o SessionOp
 	if len(p.ids) >= e.parts.Context {
 		return nil, fmt.Errorf("prefix of %d tokens leaves no room in the context of %d: %w", len(p.ids), e.parts.Context, ErrContextTooLong)
 	}
+	if o.Priority < -maxPriority || o.Priority >= maxPriority {
+		return nil, fmt.Errorf("Priority is %d, want %d to %d: %w", o.Priority, -maxPriority, maxPriority-1, ErrInvalidRequest)
+	}
 	s := &Session{engine: e, prefix: open, prompt: p, priority: o.Priority}
 	if len(p.ids) == 0 {
 		return s, nil

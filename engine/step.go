@@ -23,9 +23,12 @@ func (e *Engine) loop() {
 			e.shutdown()
 			return
 		}
+		if err := e.fatalError(); err != nil { // what came in while the last step failed
+			e.endAll(err)
+		}
 		now := time.Now()
 		e.sweep(now)
-		if e.sched.Running()+e.sched.Waiting() == 0 || e.fatalError() != nil {
+		if e.sched.Running()+e.sched.Waiting() == 0 {
 			<-e.wake
 			continue
 		}
@@ -47,9 +50,7 @@ func (e *Engine) takeInbox() (closing bool) {
 		r.live = len(e.live)
 		e.live = append(e.live, r)
 		if !r.deadline.IsZero() {
-			if due := r.deadline.UnixNano(); e.nextDue == 0 || due < e.nextDue {
-				e.nextDue = due
-			}
+			e.due(r.deadline)
 		}
 		e.sched.Add(&r.seq)
 	}
@@ -64,18 +65,27 @@ func (e *Engine) takeInbox() (closing bool) {
 // first. It does not wait.
 func (e *Engine) do(f func()) {
 	e.mu.Lock()
-	e.calls = append(e.calls, f)
+	if !e.closing { // else nobody would take it
+		e.calls = append(e.calls, f)
+	}
 	e.mu.Unlock()
 	e.signal()
 }
 
+// due notes that a deadline comes.
+func (e *Engine) due(t time.Time) {
+	if e.nextDue.IsZero() || t.Before(e.nextDue) {
+		e.nextDue = t
+	}
+}
+
 // sweep ends cancelled and overdue requests.
 func (e *Engine) sweep(now time.Time) {
-	due := e.nextDue != 0 && now.UnixNano() >= e.nextDue
+	due := !e.nextDue.IsZero() && !now.Before(e.nextDue)
 	if !e.dirty.Swap(false) && !due {
 		return
 	}
-	e.nextDue = 0
+	e.nextDue = time.Time{}
 	for _, r := range slices.Backward(e.live) { // finish moves the last one into the gap
 		switch {
 		case !r.deadline.IsZero() && !now.Before(r.deadline):
@@ -87,9 +97,7 @@ func (e *Engine) sweep(now time.Time) {
 			}
 			e.finish(r, FinishCancel, err)
 		case !r.deadline.IsZero():
-			if d := r.deadline.UnixNano(); e.nextDue == 0 || d < e.nextDue {
-				e.nextDue = d
-			}
+			e.due(r.deadline)
 		}
 	}
 }
@@ -276,6 +284,10 @@ func (e *Engine) fail(err error) {
 	e.fatal = err
 	e.mu.Unlock()
 	e.sched.Finish()
+}
+
+// endAll ends every request with an error.
+func (e *Engine) endAll(err error) {
 	for len(e.live) > 0 {
 		e.finish(e.live[len(e.live)-1], FinishCancel, err)
 	}
@@ -289,9 +301,7 @@ func (e *Engine) fatalError() error {
 
 // shutdown ends every request and gives the device back.
 func (e *Engine) shutdown() {
-	for len(e.live) > 0 {
-		e.finish(e.live[len(e.live)-1], FinishCancel, ErrClosed)
-	}
+	e.endAll(ErrClosed)
 	var err error
 	if e.cfg.Verify {
 		err = e.sched.Check()

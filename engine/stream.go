@@ -56,13 +56,19 @@ func (e *Engine) yield(ctx context.Context, q *request, yield func(Event, error)
 	if err := e.submit(ctx, q); err != nil {
 		return err
 	}
+	ended := false
+	defer func() { // the reader broke off, or its goroutine ends: by a panic, or runtime.Goexit
+		if !ended {
+			e.cancel(q)
+		}
+	}()
 	var taken []Event
 	for {
-		ended := false
+		last := false
 		select {
 		case <-q.ready:
 		case <-q.done:
-			ended = true
+			last = true
 		}
 		q.mu.Lock()
 		taken, q.events = q.events, taken[:0]
@@ -73,11 +79,11 @@ func (e *Engine) yield(ctx context.Context, q *request, yield func(Event, error)
 				err = fmt.Errorf("engine: stream: %w", q.err)
 			}
 			if !yield(ev, err) {
-				e.cancel(q)
 				return nil
 			}
 		}
-		if ended {
+		if last {
+			ended = true
 			return nil
 		}
 	}
