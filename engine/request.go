@@ -159,10 +159,14 @@ func (e *Engine) constrain(r *request, o *Request) error {
 		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
 	}
 	r.constrained, r.state = true, c.Start()
+	// The first mask is needed in any case; built here it refuses a grammar that is
+	// too ambiguous before anything runs.
+	if err := r.state.Mask(make([]uint64, e.grammars.Vocab().Words())); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	}
 	if n := r.state.MinTokens(); n > r.maxTokens {
 		return fmt.Errorf("the shortest answer that Grammar allows may take %d tokens, there is room for %d: %w", n, r.maxTokens, ErrInvalidRequest)
 	}
-	r.state.Prepare()
 	return nil
 }
 

@@ -59,7 +59,9 @@ func (e *Engine) rows(c *chooser, lo, n int, logits []float32, worker, workers i
 		case r.kind == score:
 			r.score(it, lo+i-it.Row, row)
 		case r.kind == generate && !r.closed && !r.missed:
-			e.accept(r, it, lo+i-it.Row, e.choose(c, r, row), row)
+			if id, ok := e.choose(c, r, row); ok {
+				e.accept(r, it, lo+i-it.Row, id, row)
+			}
 		}
 	}
 }
@@ -75,8 +77,9 @@ func (e *Engine) ArgMax(lo int, ids []int32) error {
 	return nil
 }
 
-// choose picks a token from a row of logits.
-func (e *Engine) choose(c *chooser, r *request, row []float32) int32 {
+// choose picks a token from a row of logits; ok is false if the request failed
+// because its grammar is too ambiguous here.
+func (e *Engine) choose(c *chooser, r *request, row []float32) (id int32, ok bool) {
 	if len(r.seen) > 0 || r.constrained {
 		c.scratch = append(c.scratch[:0], row...)
 		row = c.scratch
@@ -86,10 +89,14 @@ func (e *Engine) choose(c *chooser, r *request, row []float32) int32 {
 		if c.mask == nil {
 			c.mask = make([]uint64, e.grammars.Vocab().Words())
 		}
-		r.state.MaskWithin(c.mask, r.maxTokens-len(r.result.Tokens))
+		if err := r.state.MaskWithin(c.mask, r.maxTokens-len(r.result.Tokens)); err != nil {
+			r.failure = err
+			r.close(FinishStop)
+			return 0, false
+		}
 		forbid(row, c.mask)
 	}
-	return c.sampler.Pick(row, r.params, len(r.result.Tokens))
+	return c.sampler.Pick(row, r.params, len(r.result.Tokens)), true
 }
 
 // accept takes the token chosen after row j of an item. A draft that differs

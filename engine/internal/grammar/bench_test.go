@@ -77,7 +77,9 @@ func walkMasks(b *testing.B, v *grammar.Vocab, tok *tokenizer.Tokenizer, cold bo
 		}
 		s := g.Start()
 		for i, id := range ids {
-			s.MaskWithin(mask, 1000-i)
+			if err := s.MaskWithin(mask, 1000-i); err != nil {
+				b.Fatal(err)
+			}
 			var ok bool
 			if s, ok = s.Advance(id); !ok {
 				b.Fatal("not allowed")

@@ -8,7 +8,7 @@
 //	s := g.Start()                                  // refuse if s.MinTokens() > budget
 //	for left := budget; left > 0 && !s.Done(); left-- {
 //		s.Prepare()                             // beside the forward pass
-//		s.MaskWithin(mask, left)                // then: pick id from the masked logits
+//		err := s.MaskWithin(mask, left)         // then: pick id from the masked logits
 //		s, _ = s.Advance(id)
 //		if s.Ended() { break }
 //	}
@@ -23,8 +23,12 @@
 //     spelled; MinTokens counts the fewest tokens for the shortest one.
 //   - Labels of several tokens, and tokens that cover the end of one part and the
 //     start of the next, need no care: tokens are their bytes.
-//   - Memory is bounded: automata by states, determinised states and masks by number.
-//     They are built when first needed and dropped when there are too many.
+//   - Memory is bounded: automata by states, determinised states and masks by number,
+//     those of all grammars in a [Cache] together by bytes. They are built when first
+//     needed and dropped when there are too many.
+//   - So is the work for a mask. A grammar that can be read in very many ways at one
+//     place, such as (.{0,30}a.{0,30}){12}, is ErrLimit there. Labels, schemas and plain
+//     expressions need less than a hundredth of what is allowed.
 //
 // # Regular expressions
 //
@@ -38,8 +42,9 @@
 //   - object: properties, required, additionalProperties (no others are ever
 //     written, whatever it says); properties come in the order of the schema
 //   - array: items, minItems, maxItems
-//   - string: minLength, maxLength, or pattern (a search, as the standard has it)
-//   - const, enum (values of any type, written in compact form), anyOf
+//   - string: minLength, maxLength, or pattern (a search, as the standard has it; ^ and $
+//     tie it to the ends, of the whole pattern or of alternatives of the whole)
+//   - const, enum (written in compact form; of a type if type stands beside it), anyOf
 //   - $ref to #/$defs/NAME or #/definitions/NAME, not recursive
 //   - annotations (title, description, default, examples, …) are ignored
 //

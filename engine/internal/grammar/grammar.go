@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"unicode/utf8"
 )
 
 // Spec says what an answer must look like. Exactly one field is set.
@@ -19,6 +21,9 @@ const (
 	maxEnumBytes = 1 << 20
 	maxWeight    = 8 << 20  // words of determinised states kept
 	maxMaskBytes = 64 << 20 // masks kept
+	// maxWork bounds the states that are visited for one mask: some tenths of
+	// a second. Nested counts that can be read in many ways would take minutes.
+	maxWork = 4 << 20
 )
 
 // Grammar is a compiled specification for one vocabulary. It may be used by
@@ -41,6 +46,25 @@ type Grammar struct {
 	stack []int32
 	key   []byte
 	path  []*node // scratch of walk
+	work  int     // states visited since the present mask was begun
+	size  atomic.Int64
+}
+
+// Bytes is about what the grammar holds now, what was built while it was used included.
+func (g *Grammar) Bytes() int64 { return g.size.Load() }
+
+// account computes Bytes. The lock is held.
+func (g *Grammar) account() {
+	const word, state = 8, 48
+	g.size.Store(int64(g.held)*word + int64(len(g.masks)*g.vocab.Words())*word + int64(len(g.nfa))*state)
+}
+
+// exceeded reports whether the work on the present mask is over its bound.
+func (g *Grammar) exceeded() bool { return g.work > maxWork }
+
+// tooMuch is the error for it.
+func (g *Grammar) tooMuch() error {
+	return fmt.Errorf("grammar: %w: more than %d states for the tokens of one position: simplify nested counts and alternatives", ErrLimit, maxWork)
 }
 
 // node is a determinised state: a set of nfa states that all can still accept.
@@ -88,6 +112,9 @@ func parse(n *nfa, spec Spec) (part, error) {
 			if s == "" {
 				return nil, fmt.Errorf("%w: enum: label %d is empty", ErrSyntax, i)
 			}
+			if !utf8.ValidString(s) { // an answer is text: it could not come out as it went in
+				return nil, fmt.Errorf("%w: enum: label %d, %q, is not UTF-8", ErrSyntax, i, s)
+			}
 			total += len(s)
 		}
 		if len(spec.Enum) == 0 || total > maxEnumBytes {
@@ -125,6 +152,7 @@ func assemble(n *nfa, init int32, vocab *Vocab) (*Grammar, error) {
 	g.count++
 	g.init = []int32{init}
 	g.forget()
+	g.account()
 	return g, nil
 }
 
@@ -146,6 +174,7 @@ func (g *Grammar) intern(from []int32) *node {
 	for len(g.stack) > 0 {
 		s := g.stack[len(g.stack)-1]
 		g.stack = g.stack[:len(g.stack)-1]
+		g.work++
 		if g.mark[s] == g.stamp || g.dist[s] == never {
 			continue
 		}
@@ -168,6 +197,7 @@ func (g *Grammar) intern(from []int32) *node {
 	if n, ok := g.nodes[string(g.key)]; ok {
 		return n
 	}
+	g.work += g.count
 	n := &node{set: set, next: make([]*node, g.count), dist: best, tokens: -1}
 	if best == 0 {
 		n.tokens = 0
@@ -184,6 +214,7 @@ func (g *Grammar) step(n *node, b byte) *node {
 	if to := n.next[c]; to != nil {
 		return to
 	}
+	g.work += len(n.set)
 	var targets []int32
 	for _, s := range n.set {
 		if st := &g.nfa[s]; st.out != noState && st.lo <= b && b <= st.hi {
@@ -220,7 +251,7 @@ func (g *Grammar) cheapest(n *node) (byte, *node) {
 
 // tokensLeft returns the fewest tokens that spell the canonical completion. The
 // completion after a part of it is the rest of it, so that each step of a
-// shortest spelling leaves one token less.
+// shortest spelling leaves one token less. It is never if the work exceeds its bound.
 func (g *Grammar) tokensLeft(n *node) int32 {
 	if n.tokens >= 0 {
 		return n.tokens
@@ -228,6 +259,9 @@ func (g *Grammar) tokensLeft(n *node) int32 {
 	var text []byte
 	chain := []*node{n}
 	for at := n; at.tokens < 0; {
+		if g.exceeded() {
+			return never
+		}
 		b, to := g.cheapest(at)
 		text = append(text, b)
 		chain = append(chain, to)
@@ -236,6 +270,9 @@ func (g *Grammar) tokensLeft(n *node) int32 {
 	// The known tail: its completion may start inside a token of ours.
 	known := len(text)
 	for at := chain[known]; at.dist > 0 && len(text)-known < g.vocab.deep; {
+		if g.exceeded() {
+			return never
+		}
 		b, to := g.cheapest(at)
 		text = append(text, b)
 		chain = append(chain, to)

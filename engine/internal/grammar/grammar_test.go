@@ -49,7 +49,7 @@ func generate(t require.TestingT, g *grammar.Grammar, v *grammar.Vocab, tok *tok
 	var ids []int32
 	for left := budget; left > 0 && !s.Done(); left-- {
 		require.LessOrEqual(t, s.MinTokens(), left)
-		s.MaskWithin(mask, left)
+		require.NoError(t, s.MaskWithin(mask, left))
 		id, ok := pick(mask, rng)
 		require.True(t, ok, "no token allowed after %q", tok.Decode(ids, false))
 		next, ok := s.Advance(id)
@@ -328,9 +328,9 @@ func TestMaskEqualsAdvance(t *testing.T) {
 		mask, tight := make([]uint64, v.Words()), make([]uint64, v.Words())
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			<-s.Prepare()
-			s.Mask(mask)
+			require.NoError(t, s.Mask(mask))
 			left := s.MinTokens() + rng.IntN(3)
-			s.MaskWithin(tight, left)
+			require.NoError(t, s.MaskWithin(tight, left))
 			for id := range int32(tok.VocabSize()) {
 				next, ok := s.Advance(id)
 				require.Equal(t, ok, mask[id>>6]>>(id&63)&1 == 1, "token %d", id)
@@ -359,6 +359,11 @@ func TestErrors(t *testing.T) {
 		{grammar.Spec{Enum: []string{"a"}, Regexp: "a"}, grammar.ErrSyntax, "2 of enum"},
 		{grammar.Spec{Enum: []string{"a", ""}}, grammar.ErrSyntax, "label 1 is empty"},
 		{grammar.Spec{Enum: []string{}}, grammar.ErrLimit, "0 labels"},
+		{grammar.Spec{Enum: []string{"a", "\xff"}}, grammar.ErrSyntax, "label 1"},
+		{grammar.Spec{JSONSchema: []byte(`{"type":"string","enum":[1,null]}`)}, grammar.ErrSyntax, "has type string"},
+		{grammar.Spec{JSONSchema: []byte(`{"type":"text","enum":[1,null]}`)}, grammar.ErrSyntax, `type "text"`},
+		{grammar.Spec{JSONSchema: []byte(`{"type":"string","pattern":"(^|x)a"}`)}, grammar.ErrUnsupported, "some of its alternatives"},
+		{grammar.Spec{JSONSchema: []byte(`{"type":"string","pattern":"a(b|c$)"}`)}, grammar.ErrUnsupported, "some of its alternatives"},
 		{grammar.Spec{Regexp: "("}, grammar.ErrSyntax, "missing closing"},
 		{grammar.Spec{Regexp: `a\bc`}, grammar.ErrUnsupported, `\b`},
 		{grammar.Spec{Regexp: `a^b`}, grammar.ErrUnsupported, `inside an expression`},
@@ -401,6 +406,97 @@ func TestErrors(t *testing.T) {
 	require.ErrorIs(t, err, grammar.ErrVocab)
 	_, err = grammar.NewVocab(256, func(id int32) []byte { return []byte{byte(id)} }, []int32{256})
 	require.ErrorIs(t, err, grammar.ErrVocab)
+}
+
+// TestSchemaMeaning: what a schema allows and forbids where its parts interact.
+func TestSchemaMeaning(t *testing.T) {
+	v, tok := small()
+	for _, c := range []struct {
+		schema   string
+		yes, not []string
+	}{
+		{`{"type":"string","pattern":"a|^b"}`, []string{`"b"`, `"bx"`, `"xa"`, `"xax"`}, []string{`"xb"`, `"x"`, `""`}},
+		{`{"type":"string","pattern":"(a$|^b$)"}`, []string{`"b"`, `"xa"`}, []string{`"xb"`, `"bx"`, `"ax"`}},
+		{`{"type":"string","pattern":"^(a|b)"}`, []string{`"bx"`}, []string{`"xb"`}},
+		{`{"type":"string","enum":[1,"a",null]}`, []string{`"a"`}, []string{`1`, `null`}},
+		{`{"type":["integer","null"],"enum":[1,1.5,2.0,"a",null]}`, []string{`1`, `2.0`, `null`}, []string{`1.5`, `"a"`}},
+		{`{"type":"boolean","const":true}`, []string{`true`}, []string{`false`}},
+	} {
+		g, err := grammar.Compile(grammar.Spec{JSONSchema: []byte(c.schema)}, v)
+		require.NoError(t, err, c.schema)
+		for _, text := range c.yes {
+			require.True(t, accepts(g, tok, text), "%s: %s", c.schema, text)
+		}
+		for _, text := range c.not {
+			require.False(t, accepts(g, tok, text), "%s: %s", c.schema, text)
+		}
+	}
+}
+
+// TestAmbiguous: a grammar that can be read in very many ways is refused when its
+// mask is wanted, instead of holding everybody up for minutes.
+func TestAmbiguous(t *testing.T) {
+	v, tok := large()
+	g, err := grammar.Compile(grammar.Spec{Regexp: `(.{0,30}a.{0,30}){12}b`}, v)
+	require.NoError(t, err)
+	mask := make([]uint64, v.Words())
+	for range 2 {
+		err = g.Start().Mask(mask)
+		require.ErrorIs(t, err, grammar.ErrLimit)
+		require.ErrorContains(t, err, "simplify")
+		_, ok := pick(mask, rand.New(rand.NewPCG(1, 1)))
+		require.False(t, ok, "a mask that is not finished allows tokens")
+	}
+	<-g.Start().Prepare()
+	g, err = grammar.Compile(grammar.Spec{JSONSchema: benchSchema}, v)
+	require.NoError(t, err)
+	generate(t, g, v, tok, rand.New(rand.NewPCG(1, 12)), 20)
+}
+
+// TestCache: equal grammars are compiled once; those used last are kept, within
+// limits on number and bytes; errors are not kept.
+func TestCache(t *testing.T) {
+	v, _ := small()
+	var c grammar.Cache
+	calls := 0
+	get := func(spec grammar.Spec) *grammar.Grammar {
+		g, err := c.Compile(spec, func() (*grammar.Vocab, error) { calls++; return v, nil })
+		require.NoError(t, err)
+		require.Positive(t, g.Bytes())
+		return g
+	}
+	first := get(grammar.Spec{Enum: []string{"a", "b"}})
+	require.NotSame(t, first, get(grammar.Spec{Enum: []string{"a,b"}}))
+	require.NotSame(t, get(grammar.Spec{Regexp: "{}"}), get(grammar.Spec{Enum: []string{"{}"}}))
+	for i := range 200 {
+		get(grammar.Spec{Enum: []string{fmt.Sprint(i)}})
+		require.Same(t, first, get(grammar.Spec{Enum: []string{"a", "b"}}), "used all the time")
+	}
+	require.Equal(t, 1, calls)
+	require.Equal(t, 64, c.Kept())
+	_, err := c.Compile(grammar.Spec{Regexp: "("}, nil)
+	require.ErrorIs(t, err, grammar.ErrSyntax)
+	require.Equal(t, 64, c.Kept())
+
+	// Masks that are built later count.
+	mask := make([]uint64, v.Words())
+	before := first.Bytes()
+	require.NoError(t, first.Start().Mask(mask))
+	require.Greater(t, first.Bytes(), before)
+	c.Limit(5 * first.Bytes() / 2)
+	get(grammar.Spec{Enum: []string{"a", "b"}})
+	require.Less(t, c.Kept(), 30)
+	require.Same(t, first, get(grammar.Spec{Enum: []string{"a", "b"}}))
+
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			if _, err := c.Compile(grammar.Spec{Enum: []string{fmt.Sprint("x", i%3)}}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestRefSchemas: a schema with definitions, as generators of schemas write them.

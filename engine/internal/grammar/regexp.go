@@ -32,15 +32,28 @@ func parseExpression(text string) (*syntax.Regexp, error) {
 func (x expression) whole(re *syntax.Regexp) part { return x.compile(re, true, true) }
 
 // search is the part of the texts that contain a match, as JSON Schema patterns
-// mean it: ^ and $ tie the match to the ends.
+// mean it: ^ and $ tie the match to the ends. Where only some ways through an
+// expression start with ^, and these are not alternatives of the whole, ^ is
+// refused: what may stand before the match is then not one thing.
 func (x expression) search(re *syntax.Regexp) part {
+	for re.Op == syntax.OpCapture {
+		re = re.Sub[0]
+	}
+	if re.Op == syntax.OpAlternate {
+		parts := make([]part, len(re.Sub))
+		for i, s := range re.Sub {
+			parts[i] = x.search(s)
+		}
+		return x.n.alternatives(parts...)
+	}
 	any := x.n.repeat(x.chars([]rune{0, unicode.MaxRune}), 0, -1)
+	start, end := edge(re, syntax.OpBeginText, true), edge(re, syntax.OpEndText, false)
 	var parts []part
-	if !edge(re, syntax.OpBeginText, true) {
+	if !start {
 		parts = append(parts, any)
 	}
-	parts = append(parts, x.whole(re))
-	if !edge(re, syntax.OpEndText, false) {
+	parts = append(parts, x.compile(re, start, end))
+	if !end {
 		parts = append(parts, any)
 	}
 	return sequence(parts...)
@@ -122,7 +135,7 @@ func (x expression) compile(re *syntax.Regexp, start, end bool) part {
 			return sequence()
 		}
 	}
-	x.n.fail(fmt.Errorf("%w: %s inside an expression", ErrUnsupported, re))
+	x.n.fail(fmt.Errorf("%w: %s inside an expression, or in some of its alternatives only", ErrUnsupported, re))
 	return sequence()
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"math/big"
 	"slices"
 	"strings"
 	"unicode"
@@ -142,21 +144,25 @@ func (s *schema) value(raw json.RawMessage) part {
 			continue
 		}
 		delete(fields, alone)
-		if alone == "const" || alone == "enum" {
+		var types []string
+		if raw, ok := fields["type"]; ok && (alone == "const" || alone == "enum") {
+			if types, ok = typeNames(raw); !ok {
+				return s.fail(ErrSyntax, "type is not a name or a list of names")
+			}
 			delete(fields, "type")
 		}
-		for other := range fields {
-			return s.fail(ErrUnsupported, "keyword %q beside %q", other, alone)
+		if others := slices.Sorted(maps.Keys(fields)); len(others) > 0 {
+			return s.fail(ErrUnsupported, "keyword %q beside %q", others[0], alone)
 		}
 		switch alone {
 		case "const":
-			return s.enum([]json.RawMessage{v})
+			return s.enum([]json.RawMessage{v}, types)
 		case "enum":
 			var values []json.RawMessage
 			if err := json.Unmarshal(v, &values); err != nil || len(values) == 0 {
 				return s.fail(ErrSyntax, "enum is not a list of values")
 			}
-			return s.enum(values)
+			return s.enum(values, types)
 		case "anyOf":
 			return s.anyOf(v)
 		}
@@ -165,19 +171,59 @@ func (s *schema) value(raw json.RawMessage) part {
 	return s.typed(fields)
 }
 
-// enum is one of the given values, in compact form.
-func (s *schema) enum(values []json.RawMessage) part {
-	texts := make([]string, len(values))
-	for i, v := range values {
+// enum is one of the given values, in compact form, of those that have one of the
+// types if there are any.
+func (s *schema) enum(values []json.RawMessage, types []string) part {
+	for _, t := range types {
+		if _, ok := keywords[t]; !ok {
+			return s.fail(ErrSyntax, "type %.40q", t)
+		}
+	}
+	var texts []string
+	for _, v := range values {
 		var x any
 		d := json.NewDecoder(bytes.NewReader(v))
 		d.UseNumber()
 		if err := d.Decode(&x); err != nil {
 			return s.fail(ErrSyntax, "enum: %v", err)
 		}
-		texts[i] = compact(x)
+		if types == nil || slices.ContainsFunc(types, func(t string) bool { return hasType(x, t) }) {
+			texts = append(texts, compact(x))
+		}
+	}
+	if len(texts) == 0 {
+		return s.fail(ErrSyntax, "no value of enum or const has type %s", strings.Join(types, ", "))
 	}
 	return s.n.oneOf(texts)
+}
+
+// hasType reports whether a decoded value is of a type.
+func hasType(x any, name string) bool {
+	switch v := x.(type) {
+	case nil:
+		return name == "null"
+	case bool:
+		return name == "boolean"
+	case string:
+		return name == "string"
+	case []any:
+		return name == "array"
+	case map[string]any:
+		return name == "object"
+	case json.Number:
+		f, ok := new(big.Float).SetString(v.String())
+		return name == "number" || name == "integer" && ok && f.IsInt()
+	}
+	return false
+}
+
+// typeNames reads the value of the keyword type.
+func typeNames(raw json.RawMessage) (names []string, ok bool) {
+	var name string
+	if json.Unmarshal(raw, &name) == nil && raw[0] == '"' {
+		return []string{name}, true
+	}
+	return names, json.Unmarshal(raw, &names) == nil && len(names) > 0
 }
 
 // compact writes a value without white space and without HTML escapes.
@@ -226,17 +272,9 @@ func (s *schema) typed(fields map[string]json.RawMessage) part {
 	if !ok {
 		return s.fail(ErrUnsupported, "no type, const, enum, anyOf or $ref: any value at all")
 	}
-	var types []string
-	if raw[0] == '[' {
-		if err := json.Unmarshal(raw, &types); err != nil || len(types) == 0 {
-			return s.fail(ErrSyntax, "type is not a name or a list of names")
-		}
-	} else {
-		var name string
-		if err := json.Unmarshal(raw, &name); err != nil {
-			return s.fail(ErrSyntax, "type is not a name or a list of names")
-		}
-		types = []string{name}
+	types, ok := typeNames(raw)
+	if !ok {
+		return s.fail(ErrSyntax, "type is not a name or a list of names")
 	}
 	known := []string{"type"}
 	for _, t := range types {

@@ -47,6 +47,7 @@ func (s State) Done() bool {
 func (s State) MinTokens() int {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
+	s.g.work = 0
 	return int(s.g.tokensLeft(s.n))
 }
 
@@ -88,23 +89,25 @@ func (v *Vocab) isEnd(id int32) bool {
 // Mask sets the bits of the allowed ids in dst, of Vocab.Words words, and clears
 // the others. End tokens are allowed when the answer is complete. Equal states
 // share one computation.
-func (s State) Mask(dst []uint64) { s.MaskWithin(dst, int(never)) }
+func (s State) Mask(dst []uint64) error { return s.MaskWithin(dst, int(never)) }
 
 // MaskWithin is Mask with the tokens left, this one counted and an end token not:
 // it leaves out the tokens after which the answer could not be completed in time.
 // If MinTokens() <= left, some token is allowed, and following the masks until
-// left is 0 ends in a complete answer.
-func (s State) MaskWithin(dst []uint64, left int) {
+// left is 0 ends in a complete answer. ErrLimit if the grammar is so ambiguous here
+// that the mask would take too long: the answer cannot go on.
+func (s State) MaskWithin(dst []uint64, left int) error {
 	clear(dst)
 	if s.ended {
-		return
+		return nil
 	}
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.work = 0
 	if left > 0 {
 		g.prepare(s.n)
-		if int(s.n.largest) < left {
+		if s.n.mask != nil && int(s.n.largest) < left {
 			copy(dst, s.n.mask)
 		} else {
 			g.walk(s.n, func(id int32, to *node) {
@@ -113,6 +116,11 @@ func (s State) MaskWithin(dst []uint64, left int) {
 				}
 			})
 		}
+		if g.exceeded() {
+			clear(dst)
+			g.forget() // what was built is of no use
+			return g.tooMuch()
+		}
 	}
 	if s.n.dist == 0 {
 		for _, id := range g.vocab.eos {
@@ -120,6 +128,8 @@ func (s State) MaskWithin(dst []uint64, left int) {
 		}
 	}
 	g.limit()
+	g.account()
+	return nil
 }
 
 // Prepare computes the mask of the state in another goroutine, so that a later
@@ -135,12 +145,14 @@ func (s State) Prepare() <-chan struct{} {
 		defer close(done)
 		s.g.mu.Lock()
 		defer s.g.mu.Unlock()
+		s.g.work = 0
 		s.g.prepare(s.n)
+		s.g.account()
 	}()
 	return done
 }
 
-// prepare fills the mask of a node, without end tokens.
+// prepare fills the mask of a node, without end tokens, unless that is too much work.
 func (g *Grammar) prepare(n *node) {
 	if n.mask != nil {
 		return
@@ -157,12 +169,16 @@ func (g *Grammar) prepare(n *node) {
 		mask[id>>6] |= 1 << (id & 63)
 		largest = max(largest, g.tokensLeft(to))
 	})
+	if g.exceeded() {
+		return
+	}
 	n.mask, n.largest = mask, largest
 	g.masks = append(g.masks, n)
 }
 
 // walk calls yield for each token that the grammar allows after n, with the node
-// after it: one pass over the trie that leaves out the subtrees of dead states.
+// after it: one pass over the trie that leaves out the subtrees of dead states. It
+// stops early when the work exceeds its bound.
 func (g *Grammar) walk(n *node, yield func(id int32, to *node)) {
 	v := g.vocab
 	if len(g.path) <= v.deep {
@@ -170,7 +186,7 @@ func (g *Grammar) walk(n *node, yield func(id int32, to *node)) {
 	}
 	path := g.path
 	path[0] = n
-	for i := 0; i < len(v.b); {
+	for i := 0; i < len(v.b) && !g.exceeded(); {
 		d := v.depth[i]
 		to := path[d-1].next[g.class[v.b[i]]]
 		if to == nil {
