@@ -10,9 +10,10 @@ import (
 	"metacap/kernels/kerneltest"
 )
 
-// TestConformance runs the suite on every instruction set that this machine has.
+// TestConformance runs the suite on every instruction set that this machine has, and on
+// the tile code with emulated tiles.
 func TestConformance(t *testing.T) {
-	for _, isa := range cpu.ISAs() {
+	for _, isa := range append(cpu.ISAs(), emulated...) {
 		t.Run(isa, func(t *testing.T) {
 			kerneltest.Run(t, func() (kernels.Backend, error) { return cpu.Open(cpu.Options{ISA: isa, Threads: 3}) })
 		})

@@ -74,13 +74,13 @@ typedef struct {
 	void (*run)(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x);
 } mc_isa;
 
-extern const mc_isa mc_base;
+extern const mc_isa mc_base, mc_amx_emulated;
 #if defined(__x86_64__)
-extern const mc_isa mc_avx2, mc_avx512, mc_avx512bf16;
+extern const mc_isa mc_avx2, mc_avx512, mc_avx512bf16, mc_amx;
 #endif
 
 const mc_isa *mc_find_isa(const char *name); // "" = best; NULL if unknown or not runnable here
-int mc_isa_names(const char **names, int max);
+int mc_isa_names(const char **names, int max); // those that run here, best first, without the emulated one
 
 void *mc_alloc(int64_t bytes); // zeroed, 256-byte aligned, huge pages for large ones; NULL if there is no memory
 void mc_free(void *p, int64_t bytes);

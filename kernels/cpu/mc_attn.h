@@ -118,10 +118,8 @@ static float soften(float *S, int64_t n, int64_t seen, float scale, float *m, fl
 	return f;
 }
 
-// One tile of rows: Q staged [R][ldq], seen[i] tokens of row i. Pages of chunk c
-// begin at base + index * stride with index from table (NULL: 0, 1, ...). tail
-// replaces the values of page tail_page. Leaves R rows of [dp] in O, undivided, and
-// their sums in l.
+// Where a tile of rows finds its pages: page i at base + index * stride, with the index
+// from table (NULL: i). tail replaces the values of page tail_page.
 typedef struct {
 	const char *base;
 	int64_t stride, k_bytes;
@@ -131,106 +129,125 @@ typedef struct {
 	float scale;
 } attn_pages;
 
-static void attend(int kind, int R, const char *Q, size_t ldq, const attn_pages *a, const int64_t *seen, float *S, float *O, float *l) {
-	float m[MAX_ROWS];
-	int64_t most = 0;
-	for (int i = 0; i < R; i++) { m[i] = -3e38f; l[i] = 0; most = imax(most, seen[i]); }
-	memset(O, 0, R * a->dp * 4);
-	int64_t groups_k = a->d / kind_step(kind), groups_v = MC_BLOCK / kind_step(kind), v_bytes = kind == KF ? 4096 : 2048;
-	for (int64_t t = 0; t < most; t += CHUNK) {
-		int pages = (int)CEIL(imin(CHUNK, most - t), MC_BLOCK);
-		const char *k[CHUNK_PAGES], *v[CHUNK_PAGES];
-		int64_t to_values[CHUNK_PAGES], to_next[CHUNK_PAGES]; // fetched while keys, while values are read
-		for (int g = 0; g < pages; g++) {
-			int64_t i = t / MC_BLOCK + g;
-			k[g] = a->base + (a->table ? a->table[i] : i) * a->stride;
-			v[g] = i == a->tail_page ? a->tail : k[g] + a->k_bytes;
-			to_values[g] = v[g] - k[g];
-			int64_t later = imin(i + CHUNK_PAGES, (most - 1) / MC_BLOCK);
-			to_next[g] = a->base + (a->table ? a->table[later] : later) * a->stride - v[g];
+INLINE int attn_kind(int64_t dt, int64_t d) { return dt == MC_F32 ? KF : fast_bf16(d); }
+
+// Rows of one tile, at most ATTN_ROWS.
+#ifdef MC_TILE
+enum { ATTN_ROWS = 32 };
+INLINE int64_t attn_rows(int kind) { return kind == KT ? ATTN_ROWS : MAX_ROWS; }
+#else
+enum { ATTN_ROWS = MAX_ROWS };
+INLINE int64_t attn_rows(int kind) { return MAX_ROWS; }
+#endif
+
+// A tile of rows on its way through its tokens: Q staged [R][ldq], running maxima m and
+// sums l, O [R][dp] undivided, S scores of a chunk [R][CHUNK].
+typedef struct {
+	int kind, R;
+	size_t ldq;
+	char *Q;
+	float *S, *O;
+	float m[ATTN_ROWS], l[ATTN_ROWS];
+	int64_t seen[ATTN_ROWS]; // tokens that a row may see
+} attn_tile;
+
+// Scratch of a tile: scores, sums, staged queries, a tail page of values.
+static int64_t attn_local(int64_t dp) { return ATTN_ROWS * (CHUNK + dp + dp + 64) * 4 + dp * MC_BLOCK * 4; }
+static char *attn_tail(char *local, int64_t dp) { return local + ATTN_ROWS * (CHUNK + dp + dp + 64) * 4; }
+
+static void attn_begin(attn_tile *t, int kind, int R, int64_t d, int64_t dp, char *local) {
+	t->kind = kind, t->R = R, t->ldq = d + 32;
+	t->S = (float *)local, t->O = t->S + ATTN_ROWS * CHUNK, t->Q = (char *)(t->O + ATTN_ROWS * dp);
+	for (int i = 0; i < R; i++) t->m[i] = -3e38f, t->l[i] = 0;
+	memset(t->O, 0, R * dp * 4);
+}
+
+// Scores S of the pages k[] of a chunk, to_values[] the distance to what comes next.
+static void attn_scores(const attn_tile *t, int i0, int R, int64_t d, const char *const *k, const int64_t *to_values, int pages) {
+	const char *Q = t->Q + i0 * t->ldq * kind_size(t->kind);
+	float *S = t->S + i0 * CHUNK;
+	for (int g = 0; g < pages;) {
+#ifdef MC_TILE
+		if (t->kind == KT) {
+			if (R > 16 || g + 1 == pages) {
+				tile_block(R > 16, Q, t->ldq * 2, k[g], d / 32, S + g * 32, CHUNK, 0, k[g] + to_values[g], 32);
+				g++;
+				continue;
+			}
+			tile_strip(Q, t->ldq * 2, k + g, to_values + g, 1, d / 32, S + g * 32, CHUNK, 0);
+			g += 2;
+			continue;
 		}
-		for (int g = 0; g < pages;) {
-			int NP = pages - g >= 4 && micro4[kind][R] ? 4 : pages - g >= 2 && micro2[kind][R] ? 2 : 1;
-			micro_fn fn = NP == 4 ? micro4[kind][R] : NP == 2 ? micro2[kind][R] : micro1[kind][R];
-			fn(Q, ldq, k + g, to_values + g, 1, groups_k, S + g * 32, CHUNK, 0);
-			g += NP;
-		}
-		for (int i = 0; i < R; i++) {
-			float f = soften(S + i * CHUNK, pages * MC_BLOCK, seen[i] - t, a->scale, &m[i], &l[i], kind == KD);
-			if (f != 1.0f) for (int64_t j = 0; j < a->dp; j += VL) vstore(O + i * a->dp + j, vload(O + i * a->dp + j) * f);
-		}
-		product(kind, R, (int)(a->dp / 32), S, kind == KD ? 2 * CHUNK : CHUNK, v, to_next, v_bytes, pages, groups_v, O, a->dp, 1);
+#endif
+		int NP = pages - g >= 4 && micro4[t->kind][R] ? 4 : pages - g >= 2 && micro2[t->kind][R] ? 2 : 1;
+		micro_fn fn = NP == 4 ? micro4[t->kind][R] : NP == 2 ? micro2[t->kind][R] : micro1[t->kind][R];
+		fn(Q, t->ldq, k + g, to_values + g, 1, d / kind_step(t->kind), S + g * 32, CHUNK, 0);
+		g += NP;
 	}
 }
 
-INLINE int attn_kind(int64_t dt) { return dt == MC_F32 ? KF : FAST_BF16; }
-// Scratch of one tile: scores, sums, staged queries, a tail page of values.
-static int64_t attn_local(int64_t dp) { return MAX_ROWS * (CHUNK + dp + dp + 64) * 4 + dp * MC_BLOCK * 4; }
+// Adds the chunk's probabilities, which lie in S, times the values of the pages v[].
+static void attn_values(const attn_tile *t, int i0, int R, const attn_pages *a, const char *const *v, const int64_t *to_next, int pages) {
+	int kind = t->kind;
+	int64_t v_bytes = kind == KF ? 4096 : 2048;
+	float *S = t->S + i0 * CHUNK, *O = t->O + i0 * a->dp;
+#ifdef MC_TILE
+	for (int64_t p = 0; kind == KT && p < a->dp / 32; p += R > 16 ? 1 : 2) {
+		const char *W[2 * CHUNK_PAGES];
+		int64_t ahead[2 * CHUNK_PAGES];
+		int second = R <= 16 && p + 1 < a->dp / 32;
+		for (int g = 0; g < pages; g++) {
+			W[2 * g] = v[g] + p * v_bytes, W[2 * g + 1] = W[2 * g] + second * v_bytes;
+			ahead[2 * g] = ahead[2 * g + 1] = to_next[g];
+		}
+		if (R > 16) tile_pieces(1, (const char *)S, CHUNK * 4, W, ahead, pages, O + p * 32, a->dp);
+		else if (second) tile_strip((const char *)S, CHUNK * 4, W, ahead, pages, 1, O + p * 32, a->dp, 1);
+		else tile_pieces(0, (const char *)S, CHUNK * 4, W, ahead, pages, O + p * 32, a->dp);
+	}
+	if (kind == KT) return;
+#endif
+	product(kind, R, (int)(a->dp / 32), S, kind == KD ? 2 * CHUNK : CHUNK, v, to_next, v_bytes, pages, MC_BLOCK / kind_step(kind), O, a->dp, 1);
+}
+
+// Rows i0..i0+R of a tile through tokens from..to, from a multiple of CHUNK.
+static void attend(attn_tile *t, int i0, int R, const attn_pages *a, int64_t from, int64_t to) {
+	for (int64_t at = from; at < to; at += CHUNK) {
+		int pages = (int)CEIL(imin(CHUNK, to - at), MC_BLOCK);
+		const char *k[CHUNK_PAGES], *v[CHUNK_PAGES];
+		int64_t to_values[CHUNK_PAGES], to_next[CHUNK_PAGES]; // fetched while keys, while values are read
+		for (int g = 0; g < pages; g++) {
+			int64_t i = at / MC_BLOCK + g;
+			k[g] = a->base + (a->table ? a->table[i] : i) * a->stride;
+			v[g] = i == a->tail_page ? a->tail : k[g] + a->k_bytes;
+			to_values[g] = v[g] - k[g];
+			int64_t later = imin(i + CHUNK_PAGES, (to - 1) / MC_BLOCK);
+			to_next[g] = a->base + (a->table ? a->table[later] : later) * a->stride - v[g];
+		}
+		attn_scores(t, i0, R, a->d, k, to_values, pages);
+		for (int i = i0; i < i0 + R; i++) {
+			float f = soften(t->S + i * CHUNK, pages * MC_BLOCK, t->seen[i] - at, a->scale, &t->m[i], &t->l[i], t->kind >= KD);
+			if (f != 1.0f) for (int64_t j = 0; j < a->dp; j += VL) vstore(t->O + i * a->dp + j, vload(t->O + i * a->dp + j) * f);
+		}
+		attn_values(t, i0, R, a, v, to_next, pages);
+	}
+}
+
+// The shape of tiles for rows of a tile; nothing where there are none.
+INLINE void attn_shape(int kind, int R) {
+#ifdef MC_TILE
+	if (kind == KT) tile_begin(R > 16 ? 16 : R, R > 16 ? R - 16 : 0);
+#endif
+}
+INLINE void attn_end(int kind) {
+#ifdef MC_TILE
+	if (kind == KT) tile_end();
+#endif
+}
 
 static void divide(const mc_tensor *out, int64_t row, int64_t head, int64_t d, const float *O, float l) {
 	char *o = row_of(out, row) + head * d * size_of(out->dt);
 	float r = 1.0f / l;
 	for (int64_t j = 0; j < d; j += VL) vput(o, out->dt, j, d - j, vload(O + j) * r);
-}
-
-// PagedAttention: t = out, q, starts, lens, tables; n = B, Hq, Hkv, D, layer, table
-// width, MaxRows, MaxLen, rows of q; f = scale; obj = cache. A task is a kv head of a
-// sequence and a tile of its rows.
-static void paged_plan(const mc_cmd *c, mc_plan *out) {
-	const mc_kv *kv = c->obj;
-	int64_t G = c->n[1] / c->n[2], tiles = CEIL(c->n[6] * G, MAX_ROWS);
-	out->tasks = c->n[0] * c->n[2] * tiles;
-	out->ns = (double)c->n[8] * c->n[1] * c->n[7] * kv->d * 4 / 100;
-	out->local_bytes = attn_local(kv->dp);
-}
-
-static void paged_zero(const mc_cmd *c, int64_t lo, int64_t hi, int64_t kvh, int64_t G) {
-	for (int64_t t = imax(lo, 0); t < imin(hi, c->n[8]); t++)
-		memset(row_of(&c->t[0], t) + kvh * G * c->n[3] * size_of(c->t[0].dt), 0, G * c->n[3] * size_of(c->t[0].dt));
-}
-
-static void paged_run(const mc_cmd *c, int64_t task, mc_ctx *x) {
-	const mc_kv *kv = c->obj;
-	int64_t Hkv = c->n[2], G = c->n[1] / Hkv, D = c->n[3], tiles = CEIL(c->n[6] * G, MAX_ROWS);
-	int64_t tile = tiles - 1 - task % tiles, kvh = task / tiles % Hkv, b = task / tiles / Hkv; // the longest first
-	const int32_t *starts = c->t[2].p, *lens = c->t[3].p;
-	const int32_t *table = (const int32_t *)row_of(&c->t[4], b);
-	int64_t lo = starts[b], n = starts[b + 1] - lo, len = lens[b], r0 = tile * MAX_ROWS;
-	if (len <= 0) { if (tile == 0) paged_zero(c, lo, starts[b + 1], kvh, G); return; }
-	if (lo < 0 || n < 0 || lo + n > c->n[8] || n > c->n[6] || len > c->n[7] || len < n) {
-		if (tile == 0) bad(x, c, b, len, c->n[7]);
-		return;
-	}
-	if (r0 >= n * G) return;
-	int R = (int)imin(MAX_ROWS, n * G - r0), kind = attn_kind(kv->dt);
-	size_t ldq = D + 32;
-	float *S = (float *)x->local, *O = S + MAX_ROWS * CHUNK, l[MAX_ROWS];
-	char *Q = (char *)(O + MAX_ROWS * kv->dp), *tail = Q + MAX_ROWS * (kv->dp + 64) * 4;
-	int64_t seen[MAX_ROWS], most = 0;
-	for (int i = 0; i < R; i++) {
-		int64_t t = (r0 + i) / G, h = kvh * G + (r0 + i) % G;
-		seen[i] = len - n + 1 + t;
-		most = imax(most, seen[i]);
-		stage_row(kind, Q + i * ldq * kind_size(kind), row_of(&c->t[1], lo + t) + h * D * size_of(c->t[1].dt), c->t[1].dt, D, ldq);
-	}
-	for (int64_t i = 0; i < CEIL(most, MC_BLOCK); i++)
-		if (table[i] < 0 || table[i] >= kv->blocks) { bad(x, c, b, table[i], kv->blocks); return; }
-	attn_pages a = {page_of(kv, c->n[4], 0, kvh), kv->heads * kv->page_bytes, kv->k_bytes, table, NULL, -1, D, kv->dp, kv->dt, c->f[0]};
-	if (CEIL(most, MC_BLOCK) == CEIL(len, MC_BLOCK) && len % MC_BLOCK) {
-		// Slots after the last token may hold anything, and 0 * infinity is not 0.
-		a.tail_page = len / MC_BLOCK;
-		a.tail = tail;
-		int64_t at = len % MC_BLOCK, size = size_of(kv->dt);
-		memcpy(tail, a.base + table[a.tail_page] * a.stride + a.k_bytes, kv->dp * MC_BLOCK * size);
-		for (int64_t p = 0; p < kv->dp / 32; p++) {
-			if (kind == KF) { memset(tail + p * 4096 + at * 128, 0, (MC_BLOCK - at) * 128); continue; }
-			uint16_t *v = (uint16_t *)(tail + p * 2048);
-			if (at % 2) for (int j = 0; j < 32; j++) v[at / 2 * 64 + 2 * j + 1] = 0;
-			memset(v + CEIL(at, 2) * 64, 0, (16 - CEIL(at, 2)) * 128);
-		}
-	}
-	attend(kind, R, Q, ldq, &a, seen, S, O, l);
-	for (int i = 0; i < R; i++) divide(&c->t[0], lo + (r0 + i) / G, kvh * G + (r0 + i) % G, D, O + i * kv->dp, l[i]);
 }
 
 // SegmentAttention: t = out, q, k, v, starts; n = N, H, D, segments, MaxRows, bf16
@@ -258,7 +275,7 @@ static void segment_plan(const mc_cmd *c, int phase, mc_plan *out) {
 		out->tasks = H * segments;
 		out->ns = (double)N * H * c->n[2];
 	} else if (phase == 1) {
-		out->tasks = H * segments * CEIL(rows, SEGMENT_TILES * MAX_ROWS);
+		out->tasks = H * segments * CEIL(rows, SEGMENT_TILES * attn_rows(attn_kind(s.kv.dt, c->n[2])));
 		out->ns = (double)N * H * rows * c->n[2] * 4 / 100;
 	}
 }
@@ -284,24 +301,22 @@ static void segment_pack(const mc_cmd *c, int64_t task, mc_ctx *x) {
 
 static void segment_run(const mc_cmd *c, int64_t task, mc_ctx *x) {
 	segment_layout L = segment_pages(c);
-	int64_t H = c->n[1], D = c->n[2], pieces = CEIL(c->n[4], SEGMENT_TILES * MAX_ROWS);
+	int64_t H = c->n[1], D = c->n[2], kind = attn_kind(L.kv.dt, D), span = SEGMENT_TILES * attn_rows(kind), pieces = CEIL(c->n[4], span);
 	int64_t piece = task % pieces, h = task / pieces % H, s = task / pieces / H;
 	const int32_t *starts = c->t[4].p;
 	if (segment_bad(c, s, x)) return;
 	int64_t lo = starts[s], n = starts[s + 1] - lo;
-	int kind = attn_kind(L.kv.dt);
-	size_t ldq = D + 32;
-	float *S = (float *)x->local, *O = S + MAX_ROWS * CHUNK, l[MAX_ROWS];
-	char *Q = (char *)(O + MAX_ROWS * L.kv.dp);
 	attn_pages a = {x->shared + (h * L.pages + lo / MC_BLOCK + s) * L.kv.page_bytes, L.kv.page_bytes, L.kv.k_bytes, NULL, NULL, -1, D, L.kv.dp, L.kv.dt, c->f[0]};
-	for (int64_t r = piece * SEGMENT_TILES * MAX_ROWS; r < imin(n, (piece + 1) * SEGMENT_TILES * MAX_ROWS); r += MAX_ROWS) {
-		int R = (int)imin(MAX_ROWS, n - r);
-		int64_t seen[MAX_ROWS];
-		for (int i = 0; i < R; i++) {
-			seen[i] = n;
-			stage_row(kind, Q + i * ldq * kind_size(kind), row_of(&c->t[1], lo + r + i) + h * D * size_of(c->t[1].dt), c->t[1].dt, D, ldq);
+	attn_tile t;
+	for (int64_t r = piece * span; r < imin(n, (piece + 1) * span); r += attn_rows(kind)) {
+		attn_begin(&t, kind, (int)imin(attn_rows(kind), n - r), D, L.kv.dp, x->local);
+		for (int i = 0; i < t.R; i++) {
+			t.seen[i] = n;
+			stage_row(kind, t.Q + i * t.ldq * kind_size(kind), row_of(&c->t[1], lo + r + i) + h * D * size_of(c->t[1].dt), c->t[1].dt, D, t.ldq);
 		}
-		attend(kind, R, Q, ldq, &a, seen, S, O, l);
-		for (int i = 0; i < R; i++) divide(&c->t[0], lo + r + i, h, D, O + i * L.kv.dp, l[i]);
+		attn_shape(kind, t.R);
+		attend(&t, 0, t.R, &a, 0, n);
+		attn_end(kind);
+		for (int i = 0; i < t.R; i++) divide(&c->t[0], lo + r + i, h, D, t.O + i * L.kv.dp, t.l[i]);
 	}
 }

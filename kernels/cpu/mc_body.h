@@ -1,8 +1,12 @@
 // mc_body.h: everything one instruction set needs, built once per set. The
 // including file sets the target, VL and MC_NAME.
 #include "mc_vec.h"
+#ifdef MC_TILE
+#include "mc_tile.h"
+#endif
 #include "mc_gemm.h"
 #include "mc_attn.h"
+#include "mc_paged.h"
 #include "mc_rows.h"
 
 // Rows of one task of a row operation: about 16 Ki elements.
@@ -33,7 +37,7 @@ static void plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 		return;
 	case MC_OP_LINEAR: linear_plan(c, phase, threads, out); return;
 	case MC_OP_SEGMENT: segment_plan(c, phase, out); return;
-	case MC_OP_PAGED: if (phase == 0) paged_plan(c, out); return;
+	case MC_OP_PAGED: paged_plan(c, phase, out); return;
 	case MC_OP_KV_STORE:
 		if (phase == 0) *out = (mc_plan){((const mc_kv *)c->obj)->heads, (double)c->n[0] * ((const mc_kv *)c->obj)->heads * ((const mc_kv *)c->obj)->d * 2, 0, 0};
 		return;
@@ -53,7 +57,7 @@ static void run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x
 	case MC_OP_UPLOAD: memcpy(c->t[0].p, c->extra, c->n[0]); return;
 	case MC_OP_LINEAR: linear_run(c, phase, task, threads, x); return;
 	case MC_OP_SEGMENT: if (phase == 0) segment_pack(c, task, x); else segment_run(c, task, x); return;
-	case MC_OP_PAGED: paged_run(c, task, x); return;
+	case MC_OP_PAGED: paged_run(c, phase, task, x); return;
 	case MC_OP_KV_STORE: kv_store(c, task, x); return;
 	case MC_OP_KV_COPY: kv_copy(c, task); return;
 	}

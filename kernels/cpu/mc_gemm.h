@@ -8,8 +8,9 @@
 //
 // Kinds: KF f32 panel [K][32] times f32 rows; KB bf16 panel [K/2][32][2] widened,
 // times f32 rows (even k, then odd k); KD the same panel with the bf16 dot product
-// of the instruction set, times bf16 rows.
-enum { KF, KB, KD };
+// of the instruction set, times bf16 rows; KT the same with tiles (mc_tile.h), whole steps
+// of 32 inputs.
+enum { KF, KB, KD, KT };
 
 #if VL == 16
 #define MAX_ROWS 12
@@ -64,7 +65,7 @@ INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char
 							c[i][p][1] = fma_(b, o1, fma_(a, e1, c[i][p][1]));
 						}
 					}
-#ifdef MC_DOT_BF16
+#if defined(MC_DOT_BF16) && !defined(MC_TILE)
 					else {
 						__m512bh w0 = (__m512bh)_mm512_loadu_si512(w[p]), w1 = (__m512bh)_mm512_loadu_si512(w[p] + 64);
 #pragma GCC unroll 16
@@ -116,18 +117,22 @@ typedef void (*micro_fn)(const void *X, size_t ldx, const char *const *W, const 
 #endif
 MICROS(KF)
 MICROS(KB)
-#ifdef MC_DOT_BF16
+#if defined(MC_DOT_BF16) && !defined(MC_TILE)
 MICROS(KD)
 #define KINDS(row) {row(KF), row(KB), row(KD)}
-#define FAST_BF16 KD
+INLINE int fast_bf16(int64_t k) { return KD; }
 #else
 #define KINDS(row) {row(KF), row(KB)}
-#define FAST_BF16 KB
+#ifdef MC_TILE
+INLINE int fast_bf16(int64_t k) { return k % 32 ? KB : KT; }
+#else
+INLINE int fast_bf16(int64_t k) { return KB; }
+#endif
 #endif
 static const micro_fn micro1[3][MAX_ROWS + 1] = KINDS(ROW1), micro2[3][MAX_ROWS + 1] = KINDS(ROW2), micro4[3][MAX_ROWS + 1] = KINDS(ROW4);
 
 // Bytes of one element of a staged row, and inputs of one k-group.
-INLINE int64_t kind_size(int kind) { return kind == KD ? 2 : 4; }
+INLINE int64_t kind_size(int kind) { return kind >= KD ? 2 : 4; }
 INLINE int64_t kind_step(int kind) { return kind == KF ? 1 : 2; }
 
 // Weights stream from their first byte to their last: fetch 2 KiB ahead.
@@ -153,7 +158,7 @@ static void product(int kind, int R, int np, const void *X, size_t ldx, const ch
 // Phase 0 stages the rows of X in shared scratch, in the type of the product, with
 // a row length that is no multiple of 4096 bytes. Phase 1 multiplies.
 static int linear_kind(const mc_weight *w) {
-	return w->layout == MC_W_F32 ? KF : w->exact ? KB : FAST_BF16;
+	return w->layout == MC_W_F32 ? KF : w->exact ? KB : fast_bf16(w->k);
 }
 static int64_t staged_row(const mc_weight *w, int kind) {
 	return CEIL(w->k, 32) * 32 + 64 / kind_size(kind); // elements
@@ -181,7 +186,7 @@ static int64_t out_panels(const mc_cmd *c) {
 }
 
 static void stage_row(int kind, char *dst, const char *x, int64_t dt, int64_t k, int64_t padded) {
-	if (kind == KD) {
+	if (kind >= KD) {
 		if (dt == MC_BF16) memcpy(dst, x, k * 2);
 		else {
 			int64_t j = 0;
@@ -225,6 +230,9 @@ static void epilogue_glu(const mc_cmd *c, int64_t row, int R, int64_t col, int64
 	}
 }
 
+#ifdef MC_TILE
+#include "mc_amx.h"
+#endif
 #include "mc_quant.h"
 
 static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
@@ -232,7 +240,10 @@ static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	if (is_quant(w)) { q_plan(c, phase, threads, out); return; }
 	int kind = linear_kind(w);
 	int64_t T = c->n[0], panels = out_panels(c), row = staged_row(w, kind) * kind_size(kind);
-	out->shared_bytes = T * row;
+#ifdef MC_TILE
+	if (kind == KT && phase == 1) { amx_plan(c, threads, out); return; }
+#endif
+	out->shared_bytes = (T + 31) * row; // tiles read past the last row, and drop what they make of it
 	if (phase == 0) {
 		out->tasks = CEIL(T, 8);
 		out->ns = (double)T * w->k * 0.05;
@@ -311,6 +322,9 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 			stage_row(kind, x->shared + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
 		return;
 	}
+#ifdef MC_TILE
+	if (kind == KT) { amx_run(c, task, threads, x->shared, ldx * 2, (float *)x->local); return; }
+#endif
 	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, p1 = imin(panels, p0 + per);
 	if (T <= MAX_ROWS) {

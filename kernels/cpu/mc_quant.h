@@ -228,10 +228,17 @@ static void q_linear(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 
 enum { Q_SUPER_ROWS = 96 }; // rows of one task
 
+#ifdef MC_TILE
+#include "mc_amx_quant.h"
+#endif
+
 static void q_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	const mc_weight *w = c->obj;
 	int64_t T = c->n[0], panels = out_panels(c);
-	out->shared_bytes = T * q_row_bytes(w);
+	out->shared_bytes = (T + 31) * q_row_bytes(w); // tiles read past the last row, and drop what they make of it
+#ifdef MC_TILE
+	if (phase == 1 && amx_quant(w, T)) { amx_q_plan(c, threads, out); return; }
+#endif
 	if (phase == 0) {
 		out->tasks = CEIL(T, 8);
 		out->ns = (double)T * w->k * 0.15;
@@ -251,6 +258,9 @@ static void q_run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx 
 			q_stage_row(w, x->shared + t * q_row_bytes(w), row_of(&c->t[1], t), c->t[1].dt);
 		return;
 	}
+#ifdef MC_TILE
+	if (amx_quant(w, T)) { amx_q_run(c, task, threads, x->shared, q_codes(w), q_row_bytes(w), x->local); return; }
+#endif
 	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, r0 = task / pieces * Q_SUPER_ROWS;
 	q_linear(c, p0, imin(panels, p0 + per), r0, imin(T, r0 + Q_SUPER_ROWS), x->shared, (float *)x->local);

@@ -22,6 +22,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 // ---- instruction sets
 
@@ -30,6 +34,16 @@ static uint64_t xcr0(void) {
 	uint32_t a, d;
 	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
 	return (uint64_t)d << 32 | a;
+}
+
+// Linux gives tiles to a process that asks, for all its threads.
+static int may_use_tiles(void) {
+	enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+#if defined(__linux__)
+	return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+	return 0;
+#endif
 }
 
 static int can_run(const mc_isa *isa) {
@@ -44,9 +58,12 @@ static int can_run(const mc_isa *isa) {
 	if ((state & 0xe6) != 0xe6 || (b7 & need) != need) return 0;
 	if (isa == &mc_avx512) return 1;
 	if (a < 1 || !__get_cpuid_count(7, 1, &a71, &b, &c, &d)) return 0;
-	return (a71 & (1 << 5)) && (c7 & bit_AVX512VNNI); // AVX512_BF16
+	if (!(a71 & (1 << 5)) || !(c7 & bit_AVX512VNNI)) return 0; // AVX512_BF16
+	if (isa == &mc_avx512bf16) return 1;
+	need = 1 << 22 | 1 << 24 | 1 << 25; // AMX_BF16, AMX_TILE, AMX_INT8
+	return (state & 0x60000) == 0x60000 && (d7 & need) == need && may_use_tiles();
 }
-static const mc_isa *const isas[] = {&mc_avx512bf16, &mc_avx512, &mc_avx2, &mc_base};
+static const mc_isa *const isas[] = {&mc_amx, &mc_avx512bf16, &mc_avx512, &mc_avx2, &mc_base};
 #else
 static int can_run(const mc_isa *isa) { return isa == &mc_base; }
 static const mc_isa *const isas[] = {&mc_base};
@@ -54,6 +71,7 @@ static const mc_isa *const isas[] = {&mc_base};
 enum { ISAS = sizeof isas / sizeof *isas };
 
 const mc_isa *mc_find_isa(const char *name) {
+	if (!strcmp(name, mc_amx_emulated.name)) return &mc_amx_emulated;
 	for (int i = 0; i < ISAS; i++) if ((!*name || !strcmp(name, isas[i]->name)) && can_run(isas[i])) return isas[i];
 	return NULL;
 }

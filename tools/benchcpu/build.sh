@@ -13,6 +13,10 @@ if [ ! -d "llama_cpp_python-$version" ]; then
   tar xzf "dl/llama_cpp_python-$version.tar.gz"
 fi
 src=$dir/llama_cpp_python-$version/vendor/llama.cpp
+# gcc 12's _tile_loadconfig says that it reads 8 of the 64 bytes, so the compiler drops the other stores and llama.cpp
+# dies of a bad tile shape on a machine with AMX. Its AMX products are its best there: tell the compiler.
+amx=$src/ggml/src/ggml-cpu/amx/mmq.cpp
+grep -q 'all of tc is read' "$amx" || sed -i 's|^\( *\)_tile_loadconfig(&tc);|\1__asm__ volatile("" : : "r"(\&tc) : "memory"); // all of tc is read\n&|' "$amx"
 nice cmake -S "$src" -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DBUILD_SHARED_LIBS=OFF \
   -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF > cmake.log
 nice ninja -C build -j"$jobs" llama-bench llama-batched-bench mtmd | tail -1
