@@ -1,12 +1,15 @@
 // Package review serves a page to look through captions and mend them: a
 // keyboard-first grid of pictures and captions with filters, editing that saves
-// itself, undo, find and replace with a preview, and regeneration of one caption.
+// itself, undo, find and replace with a preview, regeneration of one caption, and
+// a comparison of all renderings of a picture.
 //
-// Captions are the text sidecars beside the pictures; flags and reasons of
-// failures come from captions*.jsonl in the same directory. The server is meant
-// for the loopback interface: every request must carry the token that the page's
-// address holds, and a Host that is the server's own, so that no other web page
-// and no rebound name can reach it.
+// Captions are the text sidecars beside the pictures; flags, reasons of failures
+// and renderings come from captions*.jsonl in the same directory.
+//
+// The server is meant for the loopback interface. A request must name a loopback
+// host, so that no rebound name reaches it; it must not come from another origin;
+// and whatever says or changes something of the collection must carry the token
+// that the page's address holds. Pictures are named by number, never by path.
 package review
 
 import (
@@ -14,7 +17,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	_ "embed" // the page
+	"embed" // the page
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -23,19 +26,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 
 	"metacap/captioner/internal/sink"
 	"metacap/captioner/internal/source"
-	"metacap/internal/atomicfile"
-	"metacap/vision"
 )
 
-//go:embed page.html
-var page []byte
+//go:embed page
+var pages embed.FS
 
 // Options say what is reviewed.
 type Options struct {
@@ -58,14 +57,16 @@ type item struct {
 	Error   string   `json:"error,omitempty"`
 	path    string
 	side    string
+	known   []rendering // of the jobs' records
 }
 
 // Server is an http.Handler for one directory.
 type Server struct {
-	o     Options
-	token string
-	mux   *http.ServeMux
-	thumb chan struct{} // a token a thumbnail being made
+	o       Options
+	token   string
+	mux     *http.ServeMux
+	origins *http.CrossOriginProtection
+	thumbs  *thumbs
 
 	mu    sync.Mutex // of items' captions and of the sidecars
 	items []*item
@@ -80,12 +81,18 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if _, err := rand.Read(key[:]); err != nil {
 		return nil, fmt.Errorf("review: token: %w", err)
 	}
-	s := &Server{o: o, token: hex.EncodeToString(key[:]), mux: http.NewServeMux(), thumb: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s := &Server{
+		o: o, token: hex.EncodeToString(key[:]), mux: http.NewServeMux(),
+		origins: http.NewCrossOriginProtection(), thumbs: newThumbs(), items: []*item{},
+	}
 	if err := s.list(ctx); err != nil {
 		return nil, err
 	}
-	s.mux.HandleFunc("GET /{$}", s.page)
+	s.mux.HandleFunc("GET /{$}", asset("index.html", "text/html; charset=utf-8"))
+	s.mux.HandleFunc("GET /style.css", asset("style.css", "text/css; charset=utf-8"))
+	s.mux.HandleFunc("GET /script.js", asset("script.js", "text/javascript; charset=utf-8"))
 	s.mux.HandleFunc("GET /api/items", s.getItems)
+	s.mux.HandleFunc("GET /api/renderings", s.getRenderings)
 	s.mux.HandleFunc("GET /api/thumb", s.getThumb)
 	s.mux.HandleFunc("POST /api/save", s.save)
 	s.mux.HandleFunc("POST /api/replace", s.replace)
@@ -148,6 +155,9 @@ func (s *Server) flags(byName map[string]*item) error {
 			for key := r.Key; key != ""; {
 				if v := byName[key]; v != nil {
 					v.Flags, v.Error = r.Flags, r.Error
+					if v.known = append(v.known, renderingsOf(&r)...); len(v.known) > maxRenderings {
+						v.known = v.known[:maxRenderings]
+					}
 					break
 				}
 				_, key, _ = strings.Cut(key, "/")
@@ -163,22 +173,36 @@ func (s *Server) flags(byName map[string]*item) error {
 // ServeHTTP checks who asks before anything else.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	if !localHost(r.Host) {
 		http.Error(w, "review: this server answers only to its loopback name", http.StatusForbidden)
 		return
 	}
-	token := r.Header.Get("X-Token")
-	if r.Method == http.MethodGet && token == "" {
-		token = r.URL.Query().Get("t")
+	if err := s.origins.Check(r); err != nil {
+		http.Error(w, "review: requests of other pages are refused", http.StatusForbidden)
+		return
 	}
-	if subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) != 1 {
+	if !public[r.URL.Path] && !s.authorised(r) {
 		http.Error(w, "review: open the address that metacap review printed", http.StatusForbidden)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// public are the paths that say nothing of the collection; a style sheet and a
+// script cannot be asked for with a header.
+var public = map[string]bool{"/style.css": true, "/script.js": true}
+
+// authorised reports a request that has the token: in a header, or, where it
+// only reads, in the address.
+func (s *Server) authorised(r *http.Request) bool {
+	token := r.Header.Get("X-Token")
+	if r.Method == http.MethodGet && token == "" {
+		token = r.URL.Query().Get("t")
+	}
+	return subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1
 }
 
 func localHost(host string) bool {
@@ -189,10 +213,17 @@ func localHost(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(page) // a reader that went away is no matter
+// asset serves a file of the page.
+func asset(name, kind string) http.HandlerFunc {
+	data, err := pages.ReadFile("page/" + name)
+	if err != nil {
+		panic(err) // embedded
+	}
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		w.Header().Set("Cache-Control", "no-store")
+		_, _ = w.Write(data) // a reader that went away is no matter
+	}
 }
 
 func answer(w http.ResponseWriter, v any) {
@@ -213,133 +244,4 @@ func (s *Server) find(n int) (*item, error) {
 		return nil, fmt.Errorf("review: no picture %d of %d", n, len(s.items))
 	}
 	return s.items[n], nil
-}
-
-// thumbSides are the sizes of thumbnails in pixels.
-const (
-	thumbSide = 320
-	largeSide = 1280
-)
-
-func (s *Server) getThumb(w http.ResponseWriter, r *http.Request) {
-	n, err := strconv.Atoi(r.URL.Query().Get("n"))
-	var v *item
-	if err == nil {
-		v, err = s.find(n)
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
-	}
-	select {
-	case s.thumb <- struct{}{}:
-		defer func() { <-s.thumb }()
-	case <-r.Context().Done():
-		return
-	}
-	side := thumbSide
-	if r.URL.Query().Get("large") != "" {
-		side = largeSide
-	}
-	data, err := thumbnail(v.path, side)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-		return
-	}
-	w.Header().Set("Content-Type", "image/jpeg")
-	w.Header().Set("Cache-Control", "private, max-age=3600")
-	_, _ = w.Write(data) // a reader that went away is no matter
-}
-
-func thumbnail(path string, side int) ([]byte, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pic, err := vision.Decode(data, vision.Options{Name: path})
-	if err != nil {
-		return nil, err
-	}
-	return vision.Thumbnail(pic, side)
-}
-
-// read decodes a request's body.
-func read(w http.ResponseWriter, r *http.Request, to any) bool {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4*maxCaption))
-	d.DisallowUnknownFields()
-	if err := d.Decode(to); err != nil {
-		http.Error(w, "review: "+err.Error(), http.StatusBadRequest)
-		return false
-	}
-	return true
-}
-
-// errChanged says that a sidecar is not as the page knows it.
-var errChanged = errors.New("review: the file was changed by something else; reload the page")
-
-// store writes a caption if the file still holds was. The caller holds s.mu.
-func (s *Server) store(v *item, was, text string) error {
-	if len(text) > maxCaption || strings.ContainsRune(text, 0) {
-		return fmt.Errorf("review: a caption of %d bytes, or with a zero byte; the limit is %d", len(text), maxCaption)
-	}
-	old, ok, err := sink.ReadOld(v.side)
-	if err != nil {
-		return fmt.Errorf("review: %w", err)
-	}
-	if strings.TrimRight(string(old), "\n") != strings.TrimRight(was, "\n") {
-		v.Caption, v.Have = strings.TrimRight(string(old), "\n"), ok
-		return errChanged
-	}
-	text = strings.TrimRight(text, " \t\r\n")
-	if err := atomicfile.Write(v.side, []byte(text+"\n"), 0o644); err != nil {
-		return fmt.Errorf("review: %w", err)
-	}
-	v.Caption, v.Have = text, true
-	return nil
-}
-
-func (s *Server) save(w http.ResponseWriter, r *http.Request) {
-	var q struct {
-		N    int    `json:"n"`
-		Was  string `json:"was"`
-		Text string `json:"text"`
-	}
-	if !read(w, r, &q) {
-		return
-	}
-	v, err := s.find(q.N)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch err := s.store(v, q.Was, q.Text); {
-	case errors.Is(err, errChanged):
-		http.Error(w, err.Error(), http.StatusConflict)
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	default:
-		answer(w, v)
-	}
-}
-
-func (s *Server) regenerate(w http.ResponseWriter, r *http.Request) {
-	var q struct {
-		N int `json:"n"`
-	}
-	if !read(w, r, &q) {
-		return
-	}
-	v, err := s.find(q.N)
-	if err != nil || s.o.Regenerate == nil {
-		http.Error(w, "review: nothing to regenerate", http.StatusNotFound)
-		return
-	}
-	text, err := s.o.Regenerate(r.Context(), v.path)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-		return
-	}
-	answer(w, map[string]string{"text": text}) // the page shows it and saves it as an edit
 }
