@@ -97,7 +97,7 @@ func (r *runner) guarded(ctx context.Context, worker int, it *source.Item) (err 
 		return failed(it.Err)
 	}
 	if !r.claim(it) {
-		return failed(fmt.Errorf("captioner: %s belongs to another input with the same name; rename one, or write jsonl instead of sidecars", r.place.Path(recordOf(it), r.sidecars[0])))
+		return failed(fmt.Errorf("captioner: %s belongs to another input with the same name; rename one, or write jsonl instead of sidecars", r.place.Path(recordOf(it), append(slices.Clone(r.sidecars), "xmp")[0])))
 	}
 	if done, err := r.settle(it); done || err != nil {
 		return err
@@ -124,6 +124,9 @@ func (r *runner) settle(it *source.Item) (bool, error) {
 	for i := range p.Files {
 		if err := p.Files[i].Settle(p.Record, r.script.keys, r.job.Existing); err != nil {
 			return false, failed(err)
+		}
+		if p.Files[i].Format == sink.Embed {
+			restat(it)
 		}
 	}
 	return true, r.finish(it, e.ID, p.Record)
@@ -369,18 +372,11 @@ func (r *runner) judge(rec *Record, answers map[string]*answer, images []engine.
 func (r *runner) write(it *source.Item, id string, rec *Record) error {
 	start := time.Now()
 	defer func() { r.progress.busy(StageWrite, time.Since(start)) }()
-	var files []sink.File
-	for _, format := range r.sidecars {
-		f, err := sink.Plan(rec, r.place.Path(rec, format), format, r.script.keys, r.job.Existing)
-		if err != nil {
-			return failed(err)
-		}
-		if f.Before != "" && r.job.Existing == sink.Skip {
-			continue
-		}
-		files = append(files, f)
+	files, err := r.plan(rec)
+	if err != nil {
+		return failed(err)
 	}
-	if len(files) > 0 && r.job.Existing != sink.Overwrite {
+	if len(files) > 0 && (r.job.Existing != sink.Overwrite || r.job.Embed) {
 		data, err := json.Marshal(plan{Record: rec, Files: files})
 		if err != nil {
 			return err
@@ -393,8 +389,71 @@ func (r *runner) write(it *source.Item, id string, rec *Record) error {
 		if err := files[i].Write(); err != nil {
 			return failed(err)
 		}
+		if files[i].Format == sink.Embed {
+			restat(it)
+		}
 	}
 	return r.finish(it, id, rec)
+}
+
+// plan renders the files of a record.
+func (r *runner) plan(rec *Record) ([]sink.File, error) {
+	var files []sink.File
+	sidecars := r.sidecars
+	if r.job.Embed {
+		f, err := r.embed(rec)
+		switch {
+		case errors.Is(err, sink.ErrNoXMP) && !slices.Contains(sidecars, "xmp"):
+			sidecars = append(slices.Clone(sidecars), "xmp")
+		case errors.Is(err, sink.ErrNoXMP):
+		case err != nil:
+			return nil, err
+		case f.Changes():
+			files = append(files, f)
+		default:
+			rec.Meta.Notes = append(rec.Meta.Notes, "the file's own description was kept")
+		}
+	}
+	for _, format := range sidecars {
+		f, err := sink.Plan(rec, r.place.Path(rec, format), format, r.script.keys, r.job.Existing)
+		if err != nil {
+			return nil, err
+		}
+		if f.Before != "" && r.job.Existing == sink.Skip {
+			continue
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// embed plans the change of the picture's own file. What has no place for a
+// caption (a video, a member of a shard, a format without XMP) is ErrNoXMP: it
+// gets an .xmp sidecar instead.
+func (r *runner) embed(rec *Record) (sink.File, error) {
+	if rec.Path == "" || rec.Kind == "frames" {
+		return sink.File{}, sink.ErrNoXMP
+	}
+	path, err := filepath.EvalSymlinks(rec.Path) // a link stays one
+	if err != nil {
+		return sink.File{}, err
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return sink.File{}, err
+	}
+	if st.Size() > r.job.ReadLimit {
+		return sink.File{}, sink.ErrNoXMP
+	}
+	return sink.Plan(rec, path, sink.Embed, r.script.keys, r.job.Existing)
+}
+
+// restat takes over the size and time of a file that the job has changed, so that
+// the next run knows it again.
+func restat(it *source.Item) {
+	if st, err := os.Stat(it.Path); err == nil {
+		it.Size, it.MTime = st.Size(), st.ModTime().UnixNano()
+	}
 }
 
 // finish writes the done line.

@@ -64,6 +64,10 @@ type Job struct {
 	// Write lists formats: txt, caption, json, xmp (sidecars); jsonl, csv, parquet,
 	// llava, kohya, tar (one file). Empty = txt and jsonl.
 	Write []string
+	// Embed also writes captions into the pictures themselves: XMP in JPEG, PNG and
+	// WebP files, the pixels untouched. Existing then speaks of the description that
+	// a file has. What cannot hold XMP gets an xmp sidecar.
+	Embed bool
 
 	Fresh       bool // begin the job directory anew
 	RetryFailed bool // also try inputs that failed before
@@ -101,6 +105,7 @@ type identity struct {
 	Out      string   `json:"out,omitempty"`
 	Existing Existing `json:"existing"`
 	Write    []string `json:"write"`
+	Embed    bool     `json:"embed,omitempty"`
 	Created  string   `json:"created"`
 }
 
@@ -194,7 +199,7 @@ func (j *Job) shardSuffix() string {
 func (j *Job) identity() identity {
 	id := identity{
 		Version: 1, Inputs: j.Inputs, Model: j.Model, Digest: j.Digest, Recipe: j.Recipe.Hash(), Text: j.Recipe.normal(),
-		Out: j.Out, Existing: j.Existing, Write: j.Write, Created: time.Now().UTC().Format(time.RFC3339),
+		Out: j.Out, Existing: j.Existing, Write: j.Write, Embed: j.Embed, Created: time.Now().UTC().Format(time.RFC3339),
 	}
 	if s := j.Select.Shard; s.Count > 1 {
 		id.Shard = fmt.Sprintf("%d/%d", s.Index, s.Count)
@@ -274,6 +279,7 @@ func (j *Job) checkIdentity() error {
 		{"out", was.Out, now.Out},
 		{"existing", was.Existing, now.Existing},
 		{"write", was.Write, now.Write},
+		{"embed", was.Embed, now.Embed},
 	} {
 		a, _ := json.Marshal(f.was) // plain data
 		b, _ := json.Marshal(f.is)

@@ -222,7 +222,7 @@ func (r *runner) growing(it *source.Item) bool {
 // claim reserves an input's sidecar names; ok is false when another input of the
 // job has the same ones, as a.jpg and a.png have.
 func (r *runner) claim(it *source.Item) bool {
-	if len(r.sidecars) == 0 {
+	if len(r.sidecars) == 0 && !r.job.Embed {
 		return true
 	}
 	name := r.place.Path(recordOf(it), "txt")

@@ -18,6 +18,7 @@ type jobFlags struct {
 	Out         string   `placeholder:"DIR" help:"Write there, in a tree like that of the inputs, instead of beside them." group:"job"`
 	Ext         string   `placeholder:".EXT" help:"Extension of the txt format." group:"job"`
 	Existing    string   `default:"" enum:",skip,overwrite,append,prepend,fail" placeholder:"WHAT" help:"What to do where a sidecar exists: skip (default), overwrite, append, prepend, fail." group:"job"`
+	Embed       bool     `help:"Also write captions into the pictures: XMP in JPEG, PNG and WebP files, pixels untouched; an .xmp file beside the others. --existing then also speaks of a description in the file." group:"job"`
 	Job         string   `placeholder:"DIR" help:"Job directory; default .metacap/NAME beside the inputs. Run the same command again to resume." group:"job"`
 	Fresh       bool     `help:"Begin the job anew instead of resuming it." group:"job"`
 	RetryFailed bool     `help:"Try again what failed before." group:"job"`
@@ -56,7 +57,7 @@ type jobFlags struct {
 func (c *captionCmd) job() bool {
 	f := &c.jobFlags
 	for _, set := range []bool{
-		len(f.Write) > 0, f.Out != "", f.Ext != "", f.Existing != "", f.Job != "", f.Fresh, f.RetryFailed, f.DryRun, f.Watch != "", f.NoRecurse,
+		len(f.Write) > 0, f.Out != "", f.Ext != "", f.Existing != "", f.Embed, f.Job != "", f.Fresh, f.RetryFailed, f.DryRun, f.Watch != "", f.NoRecurse,
 		len(f.Include) > 0, len(f.Exclude) > 0, f.Null, f.Filelist, f.FrameDirs, f.Limit > 0, f.Sample > 0, f.Shard != "", f.Recipe != "", f.Preset != "",
 		len(f.Captions) > 0, f.Trigger != "", f.Prefix != "", f.Suffix != "", len(f.Replace) > 0, f.KeepPreamble, f.Length != "", f.Lang != "",
 		len(f.WithContext) > 0, len(f.Filter) > 0, f.Retries >= 0, f.VideoFrames > 0, f.Devices != "",
@@ -223,7 +224,7 @@ func (c *captionCmd) jobOf(a *app) (captioner.Job, error) {
 	}
 	j := captioner.Job{
 		Inputs: c.Images, Recipe: r, Model: c.name(), Dir: f.Job, Out: f.Out, Ext: f.Ext, Existing: captioner.Existing(f.Existing),
-		Write: f.Write, Fresh: f.Fresh, RetryFailed: f.RetryFailed, InFlight: c.Parallel,
+		Write: f.Write, Embed: f.Embed, Fresh: f.Fresh, RetryFailed: f.RetryFailed, InFlight: c.Parallel,
 		Select: captioner.Select{
 			NoRecurse: f.NoRecurse, Include: f.Include, Exclude: f.Exclude, NUL: f.Null, FrameDirs: f.FrameDirs,
 			Limit: f.Limit, Sample: f.Sample, Stdin: a.stdin,

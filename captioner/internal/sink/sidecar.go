@@ -3,7 +3,6 @@ package sink
 import (
 	"bytes"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"metacap/captioner/internal/xmp"
 	"metacap/internal/atomicfile"
 )
 
@@ -30,6 +30,12 @@ const (
 
 // Formats of sidecars, by name; the name is also the extension.
 var sidecarFormats = []string{"txt", "caption", "json", "xmp"}
+
+// Embed is the format of a File that is the picture itself.
+const Embed = "embed"
+
+// ErrNoXMP occurs when a picture is of a format that cannot hold the captions.
+var ErrNoXMP = xmp.ErrUnsupported
 
 // IsSidecar reports whether a format is written beside each picture.
 func IsSidecar(format string) bool { return slices.Contains(sidecarFormats, format) }
@@ -61,7 +67,9 @@ func Render(r *Record, format string, keys []string, old []byte, mode Existing) 
 	case "json":
 		return jsonSidecar(r)
 	case "xmp":
-		return xmpSidecar(r, keys), nil
+		return xmp.New(properties(r, keys)), nil
+	case Embed:
+		return embed(r, keys, old, mode)
 	}
 	return nil, fmt.Errorf("sink: no sidecar format %q", format)
 }
@@ -91,51 +99,47 @@ func tagMap(r *Record) map[string]string {
 	return map[string]string{"tags": strings.Join(r.Tags, ", ")}
 }
 
-// xmpSidecar is an XMP packet with dc:description, the alternative text of the
-// IPTC and the tags as dc:subject.
-func xmpSidecar(r *Record, keys []string) []byte {
-	esc := func(s string) string {
-		var b bytes.Buffer
-		_ = xml.EscapeText(&b, []byte(strings.Map(xmlRune, s))) // a bytes.Buffer does not fail
-		return b.String()
-	}
-	description, alt := "", r.Captions["alt"]
+// properties are what a picture's metadata says of a record: the first caption that
+// is no tag list, the alternative text of the IPTC, and the tags.
+func properties(r *Record, keys []string) xmp.Properties {
+	p := xmp.Properties{Alt: r.Captions["alt"], Subject: r.Tags}
 	for _, k := range keys {
-		if k != "tags" && description == "" {
-			description = r.Captions[k]
+		if k != "tags" && p.Description == "" {
+			p.Description = r.Captions[k]
 		}
 	}
-	if alt == "" {
-		alt = r.Captions["short"]
+	if p.Alt == "" {
+		p.Alt = r.Captions["short"]
 	}
-	var b strings.Builder
-	b.WriteString("<?xpacket begin=\"\uFEFF\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n" +
-		"<x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\n" +
-		"  <rdf:Description rdf:about=\"\"\n    xmlns:dc=\"http://purl.org/dc/elements/1.1/\"\n    xmlns:Iptc4xmpCore=\"http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/\">\n")
-	lang := func(tag, text string) {
-		if text != "" {
-			fmt.Fprintf(&b, "   <%s><rdf:Alt><rdf:li xml:lang=\"x-default\">%s</rdf:li></rdf:Alt></%s>\n", tag, esc(text), tag)
-		}
-	}
-	lang("dc:description", description)
-	lang("Iptc4xmpCore:AltTextAccessibility", alt)
-	if len(r.Tags) > 0 {
-		b.WriteString("   <dc:subject><rdf:Bag>")
-		for _, t := range r.Tags {
-			fmt.Fprintf(&b, "<rdf:li>%s</rdf:li>", esc(t))
-		}
-		b.WriteString("</rdf:Bag></dc:subject>\n")
-	}
-	b.WriteString("  </rdf:Description>\n </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end=\"w\"?>\n")
-	return []byte(b.String())
+	return p
 }
 
-// xmlRune drops characters that XML 1.0 cannot hold.
-func xmlRune(r rune) rune {
-	if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF {
-		return -1
+// embed is a picture file with the record in its own metadata. A description that
+// is there already is treated as a text sidecar would be.
+func embed(r *Record, keys []string, file []byte, mode Existing) ([]byte, error) {
+	p := properties(r, keys)
+	packet, err := xmp.Packet(file)
+	if err != nil {
+		return nil, err
 	}
-	return r
+	was := ""
+	if packet != nil {
+		if was, err = xmp.Description(packet); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case was == "":
+	case mode == Skip:
+		return file, nil
+	case mode == Fail:
+		return nil, errors.New("sink: the file has a description already")
+	case mode == Append:
+		p.Description = was + "\n" + p.Description
+	case mode == Prepend:
+		p.Description += "\n" + was
+	}
+	return xmp.Embed(file, p)
 }
 
 // Place is where the sidecars of an input lie.
@@ -190,6 +194,9 @@ func ReadOld(path string) ([]byte, bool, error) {
 	return data, err == nil, err
 }
 
+// Changes reports whether Write would change anything.
+func (f *File) Changes() bool { return f.Before != f.After }
+
 // Plan renders a sidecar against what is there. Write then makes it so.
 func Plan(r *Record, path, format string, keys []string, mode Existing) (File, error) {
 	old, ok, err := ReadOld(path)
@@ -212,7 +219,15 @@ func (f *File) Write() error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o777); err != nil {
 		return fmt.Errorf("sink: %w", err)
 	}
-	if err := atomicfile.Write(f.Path, f.data, 0o644); err != nil {
+	perm := fs.FileMode(0o644)
+	if f.Format == Embed {
+		st, err := os.Stat(f.Path)
+		if err != nil {
+			return fmt.Errorf("sink: %w", err)
+		}
+		perm = st.Mode().Perm()
+	}
+	if err := atomicfile.Write(f.Path, f.data, perm); err != nil {
 		return fmt.Errorf("sink: %w", err)
 	}
 	return nil
