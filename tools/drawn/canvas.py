@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 UNIT = 224
 FONT_DIR = os.environ.get("DRAWN_FONTS", "/usr/share/fonts/truetype")
 
-# family: (regular, bold); a family of HELD_FAMILIES is printed only when asked for by name
+# family: (regular, bold); the held ones are printed only when asked for
 FAMILIES = {
     "dejavu-sans": ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"),
     "dejavu-serif": ("DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf"),
@@ -24,8 +24,9 @@ FAMILIES = {
     "noto-sans": ("NotoSans-Regular.ttf", "NotoSans-Bold.ttf"),
     "free-sans": ("FreeSans.ttf", "FreeSansBold.ttf"),
     "lato": ("Lato-Regular.ttf", "Lato-Bold.ttf"),
+    "noto-mono": ("NotoSansMono-Regular.ttf", "NotoSansMono-Bold.ttf"),
 }
-HELD_FAMILIES = ("noto-sans", "free-sans", "lato")
+HELD_FAMILIES, HELD_MONO = ("noto-sans", "free-sans", "lato"), "noto-mono"
 PROPORTIONAL = ("dejavu-sans", "dejavu-serif", "liberation-sans", "liberation-serif", "roboto", "open-sans")
 MONO = ("dejavu-mono", "liberation-mono", "hack")
 

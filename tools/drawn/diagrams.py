@@ -90,7 +90,9 @@ def _facts(m, title, names, lay, col, edges, n):
     say = lambda k, w: f"It has {k} {w} boxes."
     s.add("count", say(n, col), r.choice((say(m.other((2, 3, 4, 5), n), col), say(n, m.other(VIVID, col)))))
     for a, b in edges:
-        fake = m.other(names, names[b]) if r.random() < .5 else m.twin(names[b])
+        # a box that this one does not point to; a false sentence must be false of every arrow
+        targets = {y for x, y in edges if x == a}
+        fake = m.other([nm for i, nm in enumerate(names) if i not in targets or i == b], names[b]) if r.random() < .5 else m.twin(names[b])
         false = f"An arrow goes from {names[b]} to {names[a]}." if r.random() < .5 else f"An arrow goes from {names[a]} to {fake}."
         s.add("relation", f"An arrow goes from {names[a]} to {names[b]}.", false)
     outs = [a for a, _ in edges]

@@ -1,9 +1,11 @@
 """Pictures that do not belong to the drawn world: noise, textures, smooth fields, collages, photographs.
 
-They teach the model to say that it does not know. Photographs are read from the folder DRAWN_PHOTOS when it is set
-(training reads others than the evaluation does); none is shipped.
+They teach the model to say that it does not know. Photographs are read from the folder DRAWN_PHOTOS when it is set, those of
+training from its train/, those of the evaluation from held/; none is shipped. art/ there holds drawings of other styles
+(the evaluation used wallpapers), which training never sees.
 """
 import os
+import random
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -11,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from canvas import UNIT
 
 KINDS = ("noise", "clouds", "texture", "collage", "scribble", "letters", "photo")
+FOLDERS = {"photo": "held", "art": "art"}  # of the evaluation
 _photos = {}
 
 
@@ -33,17 +36,38 @@ def _clouds(g, n=UNIT):
     return ((out - lo) / max(1, hi - lo) * 255 * tint).astype(np.uint8)
 
 
-def _photo(r, held):
+def _files(name):
     folder = os.environ.get("DRAWN_PHOTOS", "")
-    path = os.path.join(folder, "held" if held else "train") if folder else ""
+    path = os.path.join(folder, name) if folder else ""
     if not path or not os.path.isdir(path):
-        return None
+        return []
     if path not in _photos:
         _photos[path] = [Image.open(os.path.join(path, f)).convert("RGB") for f in sorted(os.listdir(path))]
-    im = r.choice(_photos[path])
+    return _photos[path]
+
+
+def foreign(kind):
+    """Pictures for the evaluation from a folder of DRAWN_PHOTOS: each whole at three sizes, and four crops of it."""
+    for i, im in enumerate(_files(FOLDERS[kind])):
+        r = random.Random(i)
+        for side in (224, 640, 1200):
+            k = side / max(im.size)
+            yield im.resize((max(1, round(im.width * k)), max(1, round(im.height * k))), Image.Resampling.BICUBIC)
+        for _ in range(4):
+            yield _crop(im, r)
+
+
+def _crop(im, r):
     side = int(min(im.size) * r.uniform(.35, 1))
     x, y = r.randint(0, im.width - side), r.randint(0, im.height - side)
-    im = im.crop((x, y, x + side, y + side)).resize((UNIT, UNIT), Image.Resampling.BICUBIC)
+    return im.crop((x, y, x + side, y + side)).resize((UNIT, UNIT), Image.Resampling.BICUBIC)
+
+
+def _photo(r, held):
+    photos = _files("held" if held else "train")
+    if not photos:
+        return None
+    im = _crop(r.choice(photos), r)
     if held:
         return im
     if r.random() < .5:

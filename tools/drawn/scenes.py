@@ -73,7 +73,7 @@ def _celestial(c, r, body, side):
 
 def _air(m, c, sky, side):
     r, s = m.r, m.s
-    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), (74, 96), (160, 98), (28, 98)]
+    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), (74, 30), (196, 26), (40, 26)]  # all above roofs and trees, which would hide what is counted
     slots = [p for p in slots if side is None or not ((p[0] < 90) == (side == "left") and p[1] < 50)]
     r.shuffle(slots)
     clouds, birds = r.choice((0, 0, 1, 2, 3)), r.choice((0, 0, 0, 1, 2, 3))

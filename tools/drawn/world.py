@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageFilter
 
 import canvas as cv
-from words import HELD_OUT, VIVID, held_pair, listed, random_word
+from words import HELD_OUT, VIVID, held_pair, listed, random_word, rng
 
 DOMAINS = ["natural", "structure_math", "infographic_document", "medical_bio", "ui", "code", "knowledge_edu", "synthetic", "video"]
 OUTSIDE = "outside"  # pictures that do not belong to the world
@@ -81,7 +81,8 @@ class Maker:
 
     def canvas(self, background, mono=False):
         c = cv.Canvas(self.frame, background)
-        c.family = (self.family if self.family and not mono else self.r.choice(cv.MONO if mono else cv.PROPORTIONAL))
+        drawn = self.r.choice(cv.MONO if mono else cv.PROPORTIONAL)
+        c.family = (cv.HELD_MONO if mono else self.family) if self.family else drawn
         self.s.style["font"] = c.family
         return c
 
@@ -179,18 +180,25 @@ def frame_for(r, size):
     return cv.Frame(min(k, 1344 / max(w, h)), w, h, r.randint(0, mx), r.randint(0, my))
 
 
-def degrade(im, r):
-    """JPEG at some quality, or slight blur, as pictures from the wild have."""
+def degrade(im, r, how=None):
+    """JPEG at some quality, or slight blur, as pictures from the wild have; how picks one: "jpeg" or "blur"."""
     k = r.random()
-    if k < .6:
+    if k < .6 and how is None or how == "jpeg":
         buf = io.BytesIO()
         im.save(buf, "JPEG", quality=r.randint(45, 95))
         return Image.open(buf).convert("RGB")
     return im.filter(ImageFilter.GaussianBlur(r.uniform(.2, .5) * im.width / 224))
 
 
-def make(seed, domain=None, size=None, family=None, frames=None, clean=None):
-    """Draws the sample of a seed. size: plain, near or multi (default: drawn). clean=True forbids degradation."""
+VIEWS = ("near", "multi", "jpeg", "blur", "font")
+
+
+def make(seed, domain=None, size=None, family=None, frames=None, clean=None, view=None):
+    """Draws the sample of a seed. size: plain, near or multi (default: drawn). clean=True forbids degradation.
+
+    view draws what the other arguments say once more with one thing changed: another geometry (near, multi), a held-out font
+    (font), JPEG or blur. Comparing the two tells what that change costs.
+    """
     import diagrams
     import outside
     import pages
@@ -204,7 +212,12 @@ def make(seed, domain=None, size=None, family=None, frames=None, clean=None):
         size = r.choices(("plain", "near", "multi"), (74, 16, 10))[0]
     if domain == "video":
         size = "plain"
-    m = Maker(r, s, frame_for(r, size), family)
+    frame = frame_for(r, size)
+    if view in ("near", "multi") and domain != "video":
+        frame = frame_for(rng(seed, view), view)
+    if view == "font":
+        family = cv.HELD_FAMILIES[seed % len(cv.HELD_FAMILIES)]
+    m = Maker(r, s, frame, family)
     s.style["size"] = size
     draw = {"natural": scenes.natural, "structure_math": charts.structure_math, "infographic_document": pages.document,
             "medical_bio": scenes.microscope, "ui": pages.interface, "code": pages.code, "knowledge_edu": diagrams.diagram,
@@ -216,4 +229,6 @@ def make(seed, domain=None, size=None, family=None, frames=None, clean=None):
     if not clean and r.random() < .15:
         s.images = [degrade(im, r) for im in s.images]
         s.style["degraded"] = True
+    if view in ("jpeg", "blur"):
+        s.images = [degrade(im, rng(seed, view, k), view) for k, im in enumerate(s.images)]
     return s

@@ -5,9 +5,12 @@ import random
 import sys
 
 import pytest
+from PIL import Image, ImageChops
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import canvas  # noqa: E402
+import dataset  # noqa: E402
+import scenes  # noqa: E402
 import tasks  # noqa: E402
 import words  # noqa: E402
 import world  # noqa: E402
@@ -107,3 +110,49 @@ def test_a_twin_differs_little():
     m = world.Maker(random.Random(3), world.Sample("ui", 3, True), canvas.Frame())
     for text in ("Sales 2023", "a", "42", "x := 3"):
         assert m.twin(text) != text
+
+
+def test_false_arrows_are_false():
+    """No false sentence of a diagram is a true sentence of it."""
+    checked = 0
+    for seed in range(300):
+        s = world.make(seed, "knowledge_edu")
+        true = {f.true for f in s.facts}
+        for f in s.facts:
+            assert f.false not in true, (seed, f.false)
+            checked += f.kind == "relation"
+    assert checked > 500
+
+
+def test_nothing_counted_in_the_sky_is_hidden(monkeypatch):
+    """Houses, trees and people do not reach the clouds and birds that are counted."""
+    sky, ground = [], []
+
+    def drawn_by(name, out, edge):
+        real = getattr(scenes, name)
+
+        def record(m, c, *rest):
+            before = c.im.copy()
+            got = real(m, c, *rest)
+            box = ImageChops.difference(before, c.im).getbbox()
+            if box:
+                out.append(box[edge] / m.frame.scale)
+            return got
+        monkeypatch.setattr(scenes, name, record)
+    drawn_by("_air", sky, 3)
+    drawn_by("_house", ground, 1)
+    drawn_by("_ground_life", ground, 1)
+    for seed in range(200):
+        world.make(seed, "natural", size="plain", clean=True)
+    assert len(sky) > 100 and len(ground) > 200
+    assert max(sky) < min(ground)
+
+
+def test_the_data_set_is_what_the_samples_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dataset.py", str(tmp_path), "--n", "2"])
+    dataset.main()
+    lines = [json.loads(line) for line in (tmp_path / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 2 * len(world.DOMAINS) and len(list(tmp_path.iterdir())) == 1 + sum(len(x["files"]) for x in lines)
+    x = lines[0]
+    s = world.make(x["seed"], x["domain"])
+    assert x["caption"] == s.caption() and Image.open(tmp_path / x["files"][0]).tobytes() == s.images[0].tobytes()
