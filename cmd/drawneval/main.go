@@ -3,12 +3,14 @@
 //
 // It reads one JSON object a line,
 //
-//	{"id": 1, "files": ["a.png"], "video": false, "prompt": "…", "most": 200}
+//	{"id": 1, "files": ["a.png"], "video": false, "prompt": "…", "most": 200, "top": 0}
 //
 // and writes one a line, in the order of finishing: {"id": 1, "text": "…",
 // "logprob": -0.01}, where logprob is the mean log-probability of the tokens, the
-// end of the answer included. No files is a question without a picture; a video
-// has one file a frame.
+// end of the answer included. With "top": n the answer has "first" too: the n
+// likeliest first tokens with their log-probabilities. With -ids it has "ids" and
+// "logprobs": its tokens. No files is a question without a picture; a video has
+// one file a frame.
 package main
 
 import (
@@ -32,12 +34,16 @@ type question struct {
 	Video  bool     `json:"video"`
 	Prompt string   `json:"prompt"`
 	Most   int      `json:"most"`
+	Top    int      `json:"top"`
 }
 
 type answer struct {
-	ID      int     `json:"id"`
-	Text    string  `json:"text"`
-	LogProb float64 `json:"logprob"`
+	ID      int                `json:"id"`
+	Text    string             `json:"text"`
+	LogProb float64            `json:"logprob"`
+	First   map[string]float64 `json:"first,omitempty"`
+	IDs     []int32            `json:"ids,omitempty"`
+	Logs    []float64          `json:"logprobs,omitempty"`
 }
 
 func main() {
@@ -46,14 +52,22 @@ func main() {
 	dtype := flag.String("dtype", "auto", "f32, bf16 or auto")
 	threads := flag.Int("threads", 0, "CPU threads; 0 = all")
 	open := flag.Int("open", 32, "questions answered at a time")
+	ids := flag.Bool("ids", false, "write the tokens of the answers")
 	flag.Parse()
-	if err := run(*dir, engine.Config{Device: *device, DType: *dtype, Threads: *threads}, *open, os.Stdin, os.Stdout); err != nil {
+	s := session{open: *open, ids: *ids}
+	if err := s.run(*dir, engine.Config{Device: *device, DType: *dtype, Threads: *threads}, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "drawneval:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string, c engine.Config, open int, in io.Reader, out io.Writer) error {
+// session is how questions are answered: how many at a time, and with their tokens or not.
+type session struct {
+	open int
+	ids  bool
+}
+
+func (s session) run(dir string, c engine.Config, in io.Reader, out io.Writer) error {
 	ctx := context.Background()
 	var e *engine.Engine
 	var err error
@@ -65,16 +79,16 @@ func run(dir string, c engine.Config, open int, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	return errors.Join(answerAll(ctx, e, open, in, out), e.Close())
+	return errors.Join(s.answerAll(ctx, e, in, out), e.Close())
 }
 
-// answerAll keeps up to open questions in the engine and writes answers as they finish.
-func answerAll(ctx context.Context, e *engine.Engine, open int, in io.Reader, out io.Writer) error {
+// answerAll keeps up to s.open questions in the engine and writes answers as they finish.
+func (s session) answerAll(ctx context.Context, e *engine.Engine, in io.Reader, out io.Writer) error {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		first error
-		slots = make(chan struct{}, open)
+		slots = make(chan struct{}, s.open)
 		enc   = json.NewEncoder(out)
 		lines = bufio.NewScanner(in)
 	)
@@ -88,7 +102,7 @@ func answerAll(ctx context.Context, e *engine.Engine, open int, in io.Reader, ou
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			a, err := ask(ctx, e, &q)
+			a, err := ask(ctx, e, &q, s.ids)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -103,7 +117,7 @@ func answerAll(ctx context.Context, e *engine.Engine, open int, in io.Reader, ou
 	return errors.Join(first, lines.Err())
 }
 
-func ask(ctx context.Context, e *engine.Engine, q *question) (answer, error) {
+func ask(ctx context.Context, e *engine.Engine, q *question, ids bool) (answer, error) {
 	var parts []engine.Part
 	if q.Video {
 		v := &engine.Video{}
@@ -119,14 +133,28 @@ func ask(ctx context.Context, e *engine.Engine, q *question) (answer, error) {
 	parts = append(parts, engine.Part{Text: q.Prompt})
 	res, err := e.Generate(ctx, engine.Request{
 		Messages:  []engine.Message{{Role: engine.RoleUser, Parts: parts}},
-		MaxTokens: q.Most, LogProbs: true,
+		MaxTokens: q.Most, LogProbs: true, TopLogProbs: q.Top,
 	})
 	if err != nil {
 		return answer{}, err
 	}
-	sum := 0.0
+	return answerOf(q, res, ids), nil
+}
+
+func answerOf(q *question, res *engine.Result, ids bool) answer {
+	a, sum := answer{ID: q.ID, Text: res.Text}, 0.0
 	for _, t := range res.Tokens {
 		sum += t.LogProb
+		if ids {
+			a.IDs, a.Logs = append(a.IDs, t.ID), append(a.Logs, t.LogProb)
+		}
 	}
-	return answer{ID: q.ID, Text: res.Text, LogProb: sum / float64(max(1, len(res.Tokens)))}, nil
+	a.LogProb = sum / float64(max(1, len(res.Tokens)))
+	if q.Top > 0 && len(res.Tokens) > 0 {
+		a.First = map[string]float64{}
+		for _, t := range res.Tokens[0].Top {
+			a.First[t.Text] = t.LogProb
+		}
+	}
+	return a
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,7 @@ func TestFacts(t *testing.T) {
 		}
 		require.NoError(t, json.NewEncoder(&in).Encode(q))
 	}
-	require.NoError(t, run("", engine.Config{Device: "cpu"}, 8, &in, &out))
+	require.NoError(t, session{open: 8}.run("", engine.Config{Device: "cpu"}, &in, &out))
 	states := func(caption, sentence string) bool { return strings.Contains(" "+caption+" ", " "+sentence+" ") }
 	right, all, wrong := map[string]int{}, map[string]int{}, 0
 	lines := bufio.NewScanner(&out)
@@ -90,8 +91,35 @@ func TestRunRefusesGarbage(t *testing.T) {
 	if !demo.Included() {
 		t.Skip("built with -tags nodemo")
 	}
-	err := run("", engine.Config{Device: "cpu"}, 1, strings.NewReader("not json\n"), &bytes.Buffer{})
+	err := session{open: 1}.run("", engine.Config{Device: "cpu"}, strings.NewReader("not json\n"), &bytes.Buffer{})
 	require.ErrorContains(t, err, "not json")
-	err = run("", engine.Config{Device: "cpu"}, 1, strings.NewReader(`{"id":3,"files":["absent.png"],"prompt":"x","most":1}`), &bytes.Buffer{})
+	err = session{open: 1}.run("", engine.Config{Device: "cpu"}, strings.NewReader(`{"id":3,"files":["absent.png"],"prompt":"x","most":1}`), &bytes.Buffer{})
 	require.ErrorContains(t, err, "question 3")
+}
+
+// TestAnswerTokens checks the tokens of an answer and the alternatives to its first.
+func TestAnswerTokens(t *testing.T) {
+	if !demo.Included() {
+		t.Skip("built with -tags nodemo")
+	}
+	var out bytes.Buffer
+	in := strings.NewReader(`{"id":7,"files":["../../testdata/drawn/ui_700040.png"],"prompt":"Describe the image.","most":6,"top":5}`)
+	require.NoError(t, session{open: 1, ids: true}.run("", engine.Config{Device: "cpu"}, in, &out))
+	var a answer
+	require.NoError(t, json.Unmarshal(out.Bytes(), &a))
+	require.Equal(t, 7, a.ID)
+	require.Len(t, a.IDs, 6)
+	require.Len(t, a.Logs, 6)
+	require.Len(t, a.First, 5)
+	best, sum, mean := math.Inf(-1), 0.0, 0.0
+	for _, v := range a.First {
+		best = max(best, v)
+		sum += math.Exp(v)
+	}
+	for _, v := range a.Logs {
+		mean += v / 6
+	}
+	require.InDelta(t, a.Logs[0], best, 1e-6, "greedy takes the likeliest")
+	require.LessOrEqual(t, sum, 1+1e-6)
+	require.InDelta(t, a.LogProb, mean, 1e-9)
 }
