@@ -13,7 +13,8 @@ import torch
 import tok  # noqa: F401  (puts the drawn world on the path)
 import tasks
 import world
-from evaluate import generate, tiles_of
+from answers import pictures_of
+from greedy import generate
 from export import load
 from model import Config, Model
 from tok import Text
@@ -57,7 +58,7 @@ def main(model, out):
     net, tx = Model(Config()), Text(model, Config().image_tokens)
     load(net, model)
     net.eval()
-    tiles = [tiles_of(s) for s in ss]
+    tiles = [pictures_of(s) for s in ss]
     for name, most in MOST.items():
         got = generate(net, tx, [(t, rec["prompts"][name], s.domain == "video") for s, t, rec in zip(ss, tiles, records)], most, "cpu", 12)
         for rec, (text, _) in zip(records, got):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import packing
-from evaluate import quick
+from greedy import quick
 from export import export, load
 from model import MICRO, Config, Model, branch_mask
 from tok import Text

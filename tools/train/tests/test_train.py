@@ -9,7 +9,9 @@ import pytest
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import answers  # noqa: E402
 import evaluate  # noqa: E402
+import greedy  # noqa: E402
 import model as M  # noqa: E402
 import packing  # noqa: E402
 import tasks  # noqa: E402
@@ -82,8 +84,8 @@ def test_image_features_go_to_image_positions(text, net):
 
 
 def test_cached_generation_equals_full_forward(text, net):
-    items = [(evaluate.tiles_of(world.make(s, size="plain")), "Describe the image.", False) for s in (1, 2)]
-    for (tiles, q, _), (got, _) in zip(items, evaluate.generate(net, text, items, 6, "cpu")):
+    items = [(answers.pictures_of(world.make(s, size="plain")), "Describe the image.", False) for s in (1, 2)]
+    for (tiles, q, _), (got, _) in zip(items, greedy.generate(net, text, items, 6, "cpu")):
         ids = text.prefix(1) + text.ask(q)
         out = []
         with torch.no_grad():
@@ -109,7 +111,7 @@ def test_export_loads_back_and_in_transformers(text, net, tmp_path):
     missing, extra = hf.load_state_dict({ren(k): v for k, v in M.native_state(twin).items()}, strict=False)
     assert not missing and not extra
     s = world.make(5, "ui", size="multi")
-    tiles = evaluate.tiles_of(s)
+    tiles = answers.pictures_of(s)
     row = torch.tensor([text.prefix(len(tiles)) + text.ask("Describe the image.")])
     u8 = torch.from_numpy(np.stack([np.asarray(t) for t in tiles]))
     with torch.no_grad():
