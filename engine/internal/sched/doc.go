@@ -16,6 +16,9 @@
 // AgeSteps. A waiting sequence therefore outranks, in time, everything that
 // arrives later, whatever its priority: nothing starves. The head of the queue
 // is never passed by a sequence behind it, except while it waits for its parent.
+// What somebody waits for has at least that one's rank, and a prefix that is
+// computed again has just that: of several that do not fit together the one that
+// was needed first is used before the next takes its place.
 //
 // When blocks run out the sequence of the highest (worst) rank is preempted:
 // its blocks go back (their prefixes stay findable) and it waits again. When only

@@ -301,6 +301,29 @@ func TestInheritance(t *testing.T) {
 	}
 }
 
+// TestPrefixesTakeTurns: two prefixes, each with a continuation that waits for it,
+// do not fit the pool together. The one that is computed must be used before the
+// other takes its place, or both are computed for ever.
+func TestPrefixesTakeTurns(t *testing.T) {
+	w := newWorld(14, config(4, 80))
+	var parents []*sched.Sequence
+	for i := range 3 {
+		ids := prompt(i, 32+i)
+		parents = append(parents, w.add(&sched.Sequence{Tokens: ids, Limit: len(ids), RowsFrom: len(ids), Hold: true}))
+		w.tick(t)
+	}
+	for round := range 3 {
+		for _, p := range parents {
+			w.add(&sched.Sequence{Tokens: append(append([]int32{}, p.Tokens...), 1, 2, int32(round)), Limit: 48, Parent: p, ForkTokens: len(p.Tokens)})
+		}
+	}
+	w.drain(t, 300)
+	for _, p := range parents {
+		w.s.Remove(p)
+	}
+	require.Zero(t, w.s.Pool().Stats().Used)
+}
+
 // TestAcceptedAtTheEnd: an answer that ends among accepted drafts counts them all.
 func TestAcceptedAtTheEnd(t *testing.T) {
 	w := newWorld(16, config(1, 16))

@@ -33,6 +33,7 @@ type Scheduler struct {
 	step    int64
 	batch   Batch
 	planned bool
+	taken   int64 // preemptions
 	// left in the step being planned
 	tokens, rows, encodes int
 }
@@ -65,12 +66,16 @@ func (s *Scheduler) Waiting() int { return len(s.waiting) + s.asleep }
 // Running is the number of running sequences.
 func (s *Scheduler) Running() int { return len(s.running) }
 
+// Preemptions is how often a running sequence's blocks were taken back.
+func (s *Scheduler) Preemptions() int64 { return s.taken }
+
 // Add puts a new sequence into the queue.
 func (s *Scheduler) Add(q *Sequence) {
 	if q.state != Fresh {
 		panic(fmt.Sprintf("sched: add: sequence %d is %v", q.ID, q.state))
 	}
 	q.rank = s.step - int64(q.Priority)*int64(s.cfg.AgeSteps)
+	q.turn = q.ID
 	q.item = noItem
 	q.table.Reserve(s.pool.BlocksFor(q.Limit))
 	if q.Parent == nil {
@@ -138,11 +143,14 @@ func (s *Scheduler) enqueue(q *Sequence) {
 		heap.Push(&s.waiting, q)
 		return
 	}
-	s.block(q, p)
 	if p.state == Dropped {
-		p.rank = min(p.rank, q.rank)
+		// It is computed again for q and stands where q stands, not where it stood
+		// itself: else prefixes that do not fit together would take each other's
+		// place before anybody has used them.
+		p.rank, p.turn = q.rank, q.turn
 		s.enqueue(p)
 	}
+	s.block(q, p)
 }
 
 // block makes q wait for p, which is served no later than q would be.
@@ -150,14 +158,14 @@ func (s *Scheduler) block(q, p *Sequence) {
 	q.state, q.gate = Blocked, p
 	s.asleep++
 	p.blocked = append(p.blocked, q)
-	s.raise(p, q.rank)
+	s.raise(p, q)
 }
 
-// raise makes p, and what p waits for itself, be served no later than rank would
-// be: somebody of that rank waits for it.
-func (s *Scheduler) raise(p *Sequence, rank int64) {
-	for p != nil && rank < p.rank {
-		p.rank = rank
+// raise makes p, and what p waits for itself, be served no later than q would be,
+// which waits for it.
+func (s *Scheduler) raise(p, q *Sequence) {
+	for p != nil && (q.rank < p.rank || q.rank == p.rank && q.turn < p.turn) {
+		p.rank, p.turn = q.rank, q.turn
 		switch p.state {
 		case Waiting:
 			heap.Fix(&s.waiting, p.queue)
@@ -380,6 +388,7 @@ func (s *Scheduler) preempt(q *Sequence) {
 	q.computed = 0
 	q.Draft = q.Draft[:0]
 	q.Counters.Preemptions++
+	s.taken++
 	s.enqueue(q)
 }
 

@@ -58,6 +58,7 @@ type Sequence struct {
 
 	state    State
 	rank     int64
+	turn     uint64 // decides between equal ranks: the ID, or that of who waits for it
 	table    kvcache.Table
 	computed int
 	item     int         // index in the batch being planned, or noItem
@@ -96,12 +97,15 @@ func (s *Sequence) Blocks() int { return s.table.Len() }
 // missing is the number of tokens not yet computed.
 func (s *Sequence) missing() int { return len(s.Tokens) - s.computed }
 
-// queueHeap orders waiting sequences by rank, then by ID.
+// queueHeap orders waiting sequences by rank, then by turn.
 type queueHeap []*Sequence
 
 func before(a, b *Sequence) bool {
 	if a.rank != b.rank {
 		return a.rank < b.rank
+	}
+	if a.turn != b.turn {
+		return a.turn < b.turn
 	}
 	return a.ID < b.ID
 }
