@@ -2,11 +2,9 @@ package engine_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -316,137 +314,6 @@ func TestSharing(t *testing.T) {
 	_, err = s.Generate(t.Context(), "late", engine.Request{})
 	require.ErrorIs(t, err, engine.ErrClosed)
 	require.Zero(t, e.Stats().BlocksUsed)
-}
-
-// TestConstrained generates JSON from noise: every answer must parse.
-func TestConstrained(t *testing.T) {
-	e := openFake(t, fake.Options{})
-	schema := []byte(`{"type":"object","properties":{"name":{"type":"string","maxLength":12},"n":{"type":"integer"},"tags":{"type":"array","items":{"enum":["a","bc"]},"maxItems":3}},"required":["name","n"]}`)
-	var wg sync.WaitGroup
-	for i := range 300 {
-		wg.Go(func() {
-			r, err := e.Generate(t.Context(), engine.Request{
-				Messages: userText(fmt.Sprint("object ", i)), MaxTokens: 60 + i%40, Grammar: engine.Grammar{JSONSchema: schema},
-				Sampling: engine.Sampling{Temperature: float64(i%3) * 0.7, Seed: uint64(i + 1)},
-			})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			var v struct {
-				Name *string
-				N    *int64
-				Tags []string
-			}
-			if err := json.Unmarshal([]byte(r.Text), &v); err != nil || v.Name == nil || v.N == nil {
-				t.Errorf("%q does not parse: %v", r.Text, err)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// TestStorm cancels, abandons and times out at random: nothing may leak.
-func TestStorm(t *testing.T) {
-	e := openFake(t, fake.Options{StepTime: 50 * time.Microsecond, Engine: engine.Config{KVBlocks: 60, ContextTokens: 256, MaxSequences: 5, StepTokens: 24}})
-	rng := rand.New(rand.NewPCG(3, 4))
-	var wg sync.WaitGroup
-	for i := range 400 {
-		how, after := rng.IntN(5), time.Duration(rng.IntN(20000))*time.Microsecond
-		wg.Go(func() {
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			r := engine.Request{Messages: userImage(fmt.Sprint("picture ", i%5), "describe"), IgnoreEOS: true, MaxTokens: 100, DisableLoopGuard: true}
-			switch how {
-			case 0:
-				time.AfterFunc(after, cancel)
-			case 1:
-				r.Deadline = time.Now().Add(after)
-			case 2: // stops reading
-				n := 0
-				for _, err := range e.Stream(ctx, r) {
-					if n++; n > 5 || err != nil {
-						return
-					}
-				}
-				return
-			case 3:
-				s, err := e.NewSession(ctx, userImage(fmt.Sprint("picture ", i%5), ""), engine.SessionOptions{})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				time.AfterFunc(after, cancel)
-				s.Generate(ctx, "instruction", engine.Request{MaxTokens: 50, IgnoreEOS: true})
-				s.Close()
-				return
-			}
-			_, err := e.Generate(ctx, r)
-			if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, engine.ErrDeadline) {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	require.Eventually(t, func() bool {
-		s := e.Stats()
-		return s.BlocksUsed == 0 && s.Running == 0 && s.Waiting == 0
-	}, 5*time.Second, time.Millisecond, "%+v", e.Stats())
-}
-
-// TestCloseInFlight closes an engine that is busy.
-func TestCloseInFlight(t *testing.T) {
-	e, err := fake.Open(fake.Options{StepTime: 5 * time.Millisecond})
-	require.NoError(t, err)
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			_, err := e.Generate(t.Context(), engine.Request{Messages: userText("x"), IgnoreEOS: true, MaxTokens: 1000, DisableLoopGuard: true})
-			if !errors.Is(err, engine.ErrClosed) {
-				t.Errorf("got %v, want ErrClosed", err)
-			}
-		})
-	}
-	time.Sleep(20 * time.Millisecond)
-	start := time.Now()
-	require.NoError(t, e.Close())
-	require.Less(t, time.Since(start), 500*time.Millisecond)
-	wg.Wait()
-}
-
-// TestNoCrossTalk asks the same text about two pictures, many times at once.
-func TestNoCrossTalk(t *testing.T) {
-	e := openFake(t, fake.Options{Engine: engine.Config{Verify: false, MaxSequences: 16, MaxWaiting: 20000, KVBlocks: 200, ContextTokens: 64}})
-	ask := func(name string) string {
-		r, err := e.Generate(t.Context(), engine.Request{Messages: userImage(name, "What is it?"), MaxTokens: 6, IgnoreEOS: true})
-		if err != nil {
-			return err.Error()
-		}
-		return r.Text
-	}
-	want := map[string]string{}
-	for _, n := range []string{"left", "right"} {
-		want[n] = ask(n)
-	}
-	require.NotEqual(t, want["left"], want["right"])
-	work := make(chan string)
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Go(func() {
-			for n := range work {
-				if got := ask(n); got != want[n] {
-					t.Errorf("%s: got %q, want %q", n, got, want[n])
-				}
-			}
-		})
-	}
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 10000 {
-		work <- []string{"left", "right"}[rng.IntN(2)]
-	}
-	close(work)
-	wg.Wait()
-	require.Positive(t, e.Stats().HitTokens)
 }
 
 // TestSpeculation copies a long passage: the answer is the same with and without

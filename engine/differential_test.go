@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -50,7 +49,7 @@ func newScenario(seed uint64) scenario {
 		if rng.IntN(2) == 0 {
 			r.Messages = append([]engine.Message{{Role: engine.RoleSystem, Parts: []engine.Part{{Text: "You see pictures."}}}}, r.Messages...)
 		}
-		switch rng.IntN(4) {
+		switch rng.IntN(5) {
 		case 0:
 			r.Sampling = engine.Sampling{Temperature: 0.7, TopP: 0.9, Seed: 1 + uint64(rng.IntN(3))}
 		case 1:
@@ -58,6 +57,10 @@ func newScenario(seed uint64) scenario {
 			r.LogProbs, r.TopLogProbs = true, 2
 		case 2:
 			r.Stop = []string{"sat", "7 "}
+		case 3:
+			r.Grammar = []engine.Grammar{{Regexp: `[a-z]{1,3}( [a-z ]+)?`}, {Enum: []string{"a", "b c", "b"}}, {JSONSchema: []byte(`{"type":"string"}`)}}[rng.IntN(3)]
+			r.MaxTokens += 4 // room for the shortest
+			r.Sampling.Temperature = float64(rng.IntN(2))
 		}
 		s.requests = append(s.requests, r)
 	}
@@ -74,27 +77,42 @@ type outcome struct {
 
 func outcomeOf(r *engine.Result) outcome { return outcome{r.Text, r.Tokens, r.Finish, r.Seed} }
 
-// alone runs every request by itself, with nothing shared or kept.
-func (s scenario) alone(t testing.TB, open func(engine.Config) *engine.Engine) []outcome {
+// alone runs every request by itself, with nothing shared or kept. It returns the
+// KV blocks that the largest one takes, too.
+func (s scenario) alone(t testing.TB, open func(engine.Config) *engine.Engine) (out []outcome, blocks int) {
 	e := open(engine.Config{DisablePrefixCache: true, EncoderCacheBytes: -1})
 	defer e.Close()
-	var out []outcome
+	size := e.Info().BlockTokens
 	for _, r := range s.requests {
+		est, err := e.Estimate(t.Context(), r)
+		require.NoError(t, err)
+		blocks = max(blocks, (est.PromptTokens+r.MaxTokens+size-1)/size)
 		r.DisableSpeculation = true
 		res, err := e.Generate(t.Context(), r)
 		require.NoError(t, err)
 		out = append(out, outcomeOf(res))
 	}
-	return out
+	return out, blocks
 }
 
 // together runs all requests at once on an engine of random, tight sizes, some
-// as continuations of a session.
-func (s scenario) together(t testing.TB, open func(engine.Config) *engine.Engine, c engine.Config) []outcome {
+// as continuations of a session, in the company of some that are cancelled. It adds
+// what happened to seen.
+func (s scenario) together(t testing.TB, open func(engine.Config) *engine.Engine, c engine.Config, seen *engine.Stats) []outcome {
 	rng := rand.New(rand.NewPCG(s.seed, 9))
 	e := open(c)
 	out := make([]outcome, len(s.requests))
 	var wg sync.WaitGroup
+	for range rng.IntN(3) {
+		r, after, forked := s.requests[rng.IntN(len(s.requests))], time.Duration(rng.IntN(2000))*time.Microsecond, rng.IntN(2) == 0
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			if _, err := run(ctx, e, r, forked); err != nil && ctx.Err() == nil && !errors.Is(err, engine.ErrDeadline) {
+				t.Errorf("seed %d, a request to be cancelled: %v", s.seed, err)
+			}
+		})
+	}
 	for i, r := range s.requests {
 		delay := time.Duration(rng.IntN(3)) * 200 * time.Microsecond
 		forked, twice := rng.IntN(3) == 0, rng.IntN(4) == 0
@@ -115,8 +133,24 @@ func (s scenario) together(t testing.TB, open func(engine.Config) *engine.Engine
 		})
 	}
 	wg.Wait()
+	st := e.Stats()
+	seen.Preemptions += st.Preemptions
+	seen.Evictions += st.Evictions
+	seen.BlockCopies += st.BlockCopies
+	seen.HitTokens += st.HitTokens
+	seen.TileHits += st.TileHits
 	require.NoError(t, e.Close(), "seed %d", s.seed)
 	return out
+}
+
+// requireSeen fails if scenarios did not have what they are to have.
+func requireSeen(t testing.TB, st *engine.Stats) {
+	t.Logf("%d preemptions, %d evictions, %d block copies, %d prompt tokens from the cache", st.Preemptions, st.Evictions, st.BlockCopies, st.HitTokens)
+	require.Positive(t, st.Preemptions)
+	require.Positive(t, st.Evictions)
+	require.Positive(t, st.BlockCopies)
+	require.Positive(t, st.HitTokens)
+	require.Positive(t, st.TileHits)
 }
 
 // run generates directly, or through a session over all but the last part of the last message.
@@ -137,13 +171,13 @@ func run(ctx context.Context, e *engine.Engine, r engine.Request, forked bool) (
 	return s.Generate(ctx, parts[len(parts)-1].Text, r)
 }
 
-func scenarios(t testing.TB, n int) int {
-	if v := os.Getenv("METACAP_SCENARIOS"); v != "" {
-		k, err := strconv.Atoi(v)
-		require.NoError(t, err)
-		return k
+// count is how many of something a test tries: few as a rule, many when
+// METACAP_LONG is set (docs/results/share.md).
+func count(short, long int) int {
+	if os.Getenv("METACAP_LONG") != "" {
+		return long
 	}
-	return n
+	return short
 }
 
 // TestDifferential is the randomised differential test on the fake runner, which
@@ -155,20 +189,22 @@ func TestDifferential(t *testing.T) {
 		require.NoError(t, err)
 		return e
 	}
-	n := scenarios(t, 300)
+	n := count(300, 5000)
+	var seen engine.Stats
 	for seed := range uint64(n) {
 		s := newScenario(seed)
-		want := s.alone(t, open)
+		want, blocks := s.alone(t, open)
 		rng := rand.New(rand.NewPCG(seed, 8))
 		c := engine.Config{
-			MaxSequences: 1 + rng.IntN(6), StepTokens: 6 + rng.IntN(60), KVBlocks: 32 + rng.IntN(16),
+			MaxSequences: 1 + rng.IntN(6), StepTokens: 6 + rng.IntN(60), KVBlocks: blocks + rng.IntN(1+rng.IntN(16)),
 			DisablePrefixCache: rng.IntN(4) == 0, EncoderCacheBytes: int64(rng.IntN(3)-1) * 200,
 		}
-		got := s.together(t, open, c)
+		got := s.together(t, open, c, &seen)
 		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 			t.Fatalf("seed %d with %+v:\n%s", seed, c, d)
 		}
 	}
+	requireSeen(t, &seen)
 }
 
 func TestMain(m *testing.M) {
@@ -204,7 +240,7 @@ func newRealScenario(seed uint64) scenario {
 				}
 			}
 		}
-		s.requests[i].MaxTokens = min(s.requests[i].MaxTokens, 24)
+		s.requests[i].MaxTokens *= 2 // several blocks, for which memory runs out
 	}
 	return s
 }
@@ -216,8 +252,8 @@ func TestDifferentialReal(t *testing.T) {
 		device, model string
 		n             int
 	}{
-		{"cpu", "internvl35-56-remote-bf16", 24},
-		{"cpu", "internvl3-qwen25-remote-fp32", 12},
+		{"cpu", "internvl35-56-remote-bf16", count(24, 1500)},
+		{"cpu", "internvl3-qwen25-remote-fp32", count(12, 500)},
 		{"ref", "internvl3-qwen25-hf-bf16", 1},
 	} {
 		t.Run(c.device+"/"+c.model, func(t *testing.T) {
@@ -230,20 +266,24 @@ func TestDifferentialReal(t *testing.T) {
 				require.NoError(t, err)
 				return e
 			}
+			var seen engine.Stats
 			for seed := range uint64(c.n) {
 				s := newRealScenario(seed)
 				for i := range s.requests {
 					s.requests[i].LogProbs = true
 				}
-				want := s.alone(t, open)
+				want, blocks := s.alone(t, open)
 				rng := rand.New(rand.NewPCG(seed, 8))
 				cfg := engine.Config{
-					MaxSequences: 1 + rng.IntN(6), StepTokens: 16 + rng.IntN(100), KVBlocks: 16 + rng.IntN(10), DisablePrefixCache: rng.IntN(4) == 0,
+					MaxSequences: 1 + rng.IntN(8), StepTokens: 16 + rng.IntN(100), KVBlocks: max(8, blocks) + rng.IntN(2), DisablePrefixCache: rng.IntN(4) == 0,
 				}
-				got := s.together(t, open, cfg)
+				got := s.together(t, open, cfg, &seen)
 				if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 					t.Fatalf("seed %d with %+v:\n%s", seed, cfg, d)
 				}
+			}
+			if c.n >= 24 { // enough for all of it to occur
+				requireSeen(t, &seen)
 			}
 		})
 	}

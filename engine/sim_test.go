@@ -97,7 +97,7 @@ func TestDifferentialSimulatedGPU(t *testing.T) {
 	for i := range s.requests {
 		s.requests[i].LogProbs, s.requests[i].MaxTokens = true, min(s.requests[i].MaxTokens, 6)
 	}
-	want := s.alone(t, open)
-	got := s.together(t, open, engine.Config{MaxSequences: 3, StepTokens: 40, KVBlocks: 20})
+	want, _ := s.alone(t, open)
+	got := s.together(t, open, engine.Config{MaxSequences: 3, StepTokens: 40, KVBlocks: 20}, new(engine.Stats))
 	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
 }

@@ -326,6 +326,7 @@ type Stats struct {
 	BlocksUsed, BlocksCached, BlocksFree int
 	Evictions                            int64 // cached blocks given to new content
 	BlockCopies                          int64 // blocks copied on write
+	Preemptions                          int64 // sequences whose blocks were taken back to be computed again
 	LookupTokens, HitTokens              int64 // prompt tokens looked up in the prefix cache, and found
 	TilesCached                          int
 	TileHits, TilesEncoded               int64
@@ -338,7 +339,7 @@ func (e *Engine) Stats() Stats {
 		k, t := e.sched.Pool().Stats(), e.sched.TileStats()
 		got <- Stats{
 			Running: e.sched.Running(), Waiting: e.sched.Waiting(),
-			BlocksUsed: k.Used, BlocksCached: k.Cached, BlocksFree: k.Free, Evictions: k.Evictions, BlockCopies: k.Copies,
+			BlocksUsed: k.Used, BlocksCached: k.Cached, BlocksFree: k.Free, Evictions: k.Evictions, BlockCopies: k.Copies, Preemptions: e.sched.Preemptions(),
 			LookupTokens: k.QueryTokens, HitTokens: k.HitTokens, TilesCached: t.Full, TileHits: t.Hits, TilesEncoded: t.Encoded,
 		}
 	})

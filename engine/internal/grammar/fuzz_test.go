@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"metacap/engine/internal/grammar"
+	"metacap/engine/internal/grammar/grammartest"
 )
 
 // FuzzRegexp: an expression compiles or fails; what it generates matches.
@@ -37,7 +38,7 @@ func FuzzRegexp(f *testing.F) {
 // FuzzSchema: a schema compiles or fails; what it generates is JSON.
 func FuzzSchema(f *testing.F) {
 	for seed := range uint64(30) {
-		text, _ := json.Marshal(randomSchema(rand.New(rand.NewPCG(seed, 2)), 3))
+		text, _ := json.Marshal(grammartest.Schema(rand.New(rand.NewPCG(seed, 2)), 3))
 		f.Add(text, seed)
 	}
 	f.Add([]byte(`{"$ref":"#/$defs/a","$defs":{"a":{"anyOf":[{"type":["null","string"]}]}}}`), uint64(1))

@@ -6,16 +6,15 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"metacap/engine/internal/grammar"
+	"metacap/engine/internal/grammar/grammartest"
 	"metacap/tokenizer"
 )
 
@@ -86,137 +85,13 @@ func pick(mask []uint64, rng *rand.Rand) (int32, bool) {
 	return 0, false
 }
 
-// randomSchema returns a schema of the subset.
-func randomSchema(rng *rand.Rand, depth int) map[string]any {
-	kinds := []string{"string", "bounded", "pattern", "integer", "number", "boolean", "null", "enum", "const", "types", "object", "array", "anyOf"}
-	if depth == 0 {
-		kinds = kinds[:10]
-	}
-	switch kind := kinds[rng.IntN(len(kinds))]; kind {
-	case "bounded":
-		least := rng.IntN(4)
-		return map[string]any{"type": "string", "minLength": least, "maxLength": least + rng.IntN(20), "title": "x"}
-	case "pattern":
-		list := []string{`^[a-z]{2,5}$`, `\d+-\d+`, `^(red|green|blue) "x"\\?$`, `^\p{Lu}é?`, `[\x00-\x1f]{2}`, `^.{3}$`, `(?i)^straße$`}
-		return map[string]any{"type": "string", "pattern": list[rng.IntN(len(list))]}
-	case "enum":
-		return map[string]any{"enum": []any{"a", "a\"b\\", "ü<&>", 3, -1.5, nil, true, []any{1, "x"}, map[string]any{"k": 1}}[rng.IntN(4):]}
-	case "const":
-		return map[string]any{"const": fmt.Sprint("label ", rng.IntN(100))}
-	case "types":
-		return map[string]any{"type": []string{"integer", "null", "boolean"}}
-	case "object":
-		props := map[string]any{}
-		var required []string
-		for i := range rng.IntN(5) {
-			name := fmt.Sprintf("p%d\"é", i)
-			props[name] = randomSchema(rng, depth-1)
-			if rng.IntN(2) == 0 {
-				required = append(required, name)
-			}
-		}
-		return map[string]any{"type": "object", "properties": props, "required": required, "additionalProperties": false}
-	case "array":
-		least := rng.IntN(3)
-		m := map[string]any{"type": "array", "items": randomSchema(rng, depth-1), "minItems": least}
-		if rng.IntN(2) == 0 {
-			m["maxItems"] = least + rng.IntN(4)
-		}
-		return m
-	case "anyOf":
-		return map[string]any{"anyOf": []any{randomSchema(rng, depth-1), randomSchema(rng, depth-1)}}
-	default:
-		return map[string]any{"type": kind}
-	}
-}
-
-// valid checks a decoded value against a schema of the subset: a second, plain
-// reading of the standard.
-func valid(schema map[string]any, x any) bool {
-	if c, ok := schema["const"]; ok {
-		return same(c, x)
-	}
-	if e, ok := schema["enum"].([]any); ok {
-		return slices.ContainsFunc(e, func(v any) bool { return same(v, x) })
-	}
-	if a, ok := schema["anyOf"].([]any); ok {
-		return slices.ContainsFunc(a, func(v any) bool { return valid(v.(map[string]any), x) })
-	}
-	types, ok := schema["type"].([]any)
-	if !ok {
-		types = []any{schema["type"]}
-	}
-	for _, t := range types {
-		switch v := x.(type) {
-		case nil:
-			if t == "null" {
-				return true
-			}
-		case bool:
-			if t == "boolean" {
-				return true
-			}
-		case float64:
-			if t == "number" || t == "integer" && v == float64(int64(v)) {
-				return true
-			}
-		case string:
-			n := float64(utf8.RuneCountInString(v))
-			least, _ := schema["minLength"].(float64)
-			most, bounded := schema["maxLength"].(float64)
-			pattern, _ := schema["pattern"].(string)
-			if t == "string" && n >= least && (!bounded || n <= most) && regexp.MustCompile(pattern).MatchString(v) {
-				return true
-			}
-		case []any:
-			n := float64(len(v))
-			least, _ := schema["minItems"].(float64)
-			most, bounded := schema["maxItems"].(float64)
-			if t != "array" || n < least || bounded && n > most {
-				continue
-			}
-			if !slices.ContainsFunc(v, func(e any) bool { return !valid(schema["items"].(map[string]any), e) }) {
-				return true
-			}
-		case map[string]any:
-			if t == "object" && validObject(schema, v) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func validObject(schema, v map[string]any) bool {
-	props := schema["properties"].(map[string]any)
-	required, _ := schema["required"].([]any)
-	for _, name := range required {
-		if _, ok := v[name.(string)]; !ok {
-			return false
-		}
-	}
-	for name, e := range v {
-		p, ok := props[name]
-		if !ok || !valid(p.(map[string]any), e) {
-			return false
-		}
-	}
-	return true
-}
-
-func same(a, b any) bool {
-	x, _ := json.Marshal(a)
-	y, _ := json.Marshal(b)
-	return string(x) == string(y)
-}
-
 // TestRandomSchemas: 2,000 random walks through random schemas all parse and validate.
 func TestRandomSchemas(t *testing.T) {
 	v, tok := small()
 	kinds := map[byte]int{}
 	for seed := range uint64(2000) {
 		rng := rand.New(rand.NewPCG(seed, 6))
-		text, err := json.Marshal(randomSchema(rng, 3))
+		text, err := json.Marshal(grammartest.Schema(rng, 3))
 		require.NoError(t, err)
 		g, err := grammar.Compile(grammar.Spec{JSONSchema: text}, v)
 		require.NoError(t, err, "seed %d: %s", seed, text)
@@ -225,7 +100,7 @@ func TestRandomSchemas(t *testing.T) {
 		require.NoError(t, json.Unmarshal(text, &schema))
 		var x any
 		require.NoError(t, json.Unmarshal([]byte(out), &x), "seed %d: %s gives %q", seed, text, out)
-		require.True(t, valid(schema, x), "seed %d: %s gives %q", seed, text, out)
+		require.True(t, grammartest.Valid(schema, x), "seed %d: %s gives %q", seed, text, out)
 		kinds[out[0]]++
 	}
 	for _, c := range []byte(`"{[tn-1`) {
@@ -320,7 +195,7 @@ func TestMaskEqualsAdvance(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
 		rng := rand.New(rand.NewPCG(seed, 9))
-		text, err := json.Marshal(randomSchema(rng, 2))
+		text, err := json.Marshal(grammartest.Schema(rng, 2))
 		require.NoError(t, err)
 		g, err := grammar.Compile(grammar.Spec{JSONSchema: text}, v)
 		require.NoError(t, err)
