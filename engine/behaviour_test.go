@@ -183,6 +183,59 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// TestConfigRefusals: what cannot be meant is not taken for a default.
+func TestConfigRefusals(t *testing.T) {
+	for _, c := range []engine.Config{
+		{Threads: -1}, {MemoryBytes: -1}, {MaxSequences: -1}, {StepTokens: -1}, {KVBlocks: -1}, {ContextTokens: -1}, {MaxWaiting: -1},
+		{PromptStyle: "jnija"}, {ImageRecipe: "exct"},
+	} {
+		_, err := fake.Open(fake.Options{Engine: c})
+		require.ErrorIs(t, err, engine.ErrInvalidRequest, "%+v", c)
+		_, err = engine.Open(t.Context(), tinyModel, c)
+		require.ErrorIs(t, err, engine.ErrInvalidRequest, "%+v", c)
+	}
+}
+
+// TestContextErrors: a context's error is found by errors.Is wherever it strikes:
+// before the request, while pictures are read, and in a running request.
+func TestContextErrors(t *testing.T) {
+	e := openFake(t, fake.Options{StepTime: time.Millisecond})
+	reason := errors.New("the user left")
+	for _, messages := range [][]engine.Message{userText("x"), userImage("p", "x")} {
+		r := engine.Request{Messages: messages, IgnoreEOS: true, MaxTokens: 1000, DisableLoopGuard: true}
+		past, cancel := context.WithTimeout(t.Context(), -time.Second)
+		_, err := e.Generate(past, r)
+		cancel()
+		require.ErrorIs(t, err, engine.ErrDeadline)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		res, err := e.Generate(soon, r)
+		cancel()
+		require.ErrorIs(t, err, engine.ErrDeadline)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		if res != nil { // a slow machine may not have begun
+			require.Equal(t, engine.FinishCancel, res.Finish)
+		}
+
+		left, leave := context.WithCancelCause(t.Context())
+		defer leave(nil)
+		for ev, err := range e.Stream(left, r) {
+			leave(reason)
+			if err != nil {
+				require.ErrorIs(t, err, context.Canceled)
+				require.ErrorIs(t, err, reason)
+				require.NotEmpty(t, ev.Result.Tokens)
+			}
+		}
+		_, err = e.Generate(left, r)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, reason)
+		_, err = e.NewSession(left, messages, engine.SessionOptions{})
+		require.ErrorIs(t, err, reason)
+	}
+}
+
 // TestScore checks scores against the log-probabilities of a generation.
 func TestScore(t *testing.T) {
 	e := openFake(t, fake.Options{})
@@ -316,10 +369,12 @@ func TestSharing(t *testing.T) {
 	require.Zero(t, e.Stats().BlocksUsed)
 }
 
+// evidence is what an answer copies.
+const evidence = "The blue house has 4 windows; the red one 17. A sign reads OPEN 9 to 5, closed on Mondays. Two dogs sleep under the tree."
+
 // TestSpeculation copies a long passage: the answer is the same with and without
 // guessing, and guessing needs at most half the steps.
 func TestSpeculation(t *testing.T) {
-	evidence := "The blue house has 4 windows; the red one 17. A sign reads OPEN 9 to 5, closed on Mondays. Two dogs sleep under the tree."
 	e := openFake(t, fake.Options{StepTime: 300 * time.Microsecond, Answer: func(fake.Prompt) string { return "Summary. " + evidence }})
 	ask := func(off bool) *engine.Result {
 		r, err := e.Generate(t.Context(), engine.Request{Messages: userText("Sum up: " + evidence), DisableSpeculation: off})

@@ -13,6 +13,10 @@
 //	})
 //	fmt.Println(r.Text)
 //
+// The examples show this at work: text as it comes ([Engine.Stream]), several
+// questions about one picture ([Session]), answers of a given form ([Grammar]),
+// probabilities of given answers ([Session.ScoreLabels]), deadlines and errors.
+//
 // # The life of a request
 //
 //  1. On the caller's goroutine [Engine.Generate] reads, decodes and tiles the

@@ -21,8 +21,9 @@ import (
 	"metacap/loader"
 )
 
-// Engine runs one model on one device. Its methods may be called by many
-// goroutines at once. See the package comment.
+// Engine runs one model on one device. Open makes one; the zero value is not
+// usable. Its methods may be called by many goroutines at once. See the package
+// comment.
 type Engine struct {
 	cfg   Config
 	parts parts.Parts
@@ -152,6 +153,9 @@ func openError(name string, err error) error {
 
 // open assembles an engine. On success the engine owns ck.
 func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c Config) (*Engine, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
 	text, err := openText(ck, fsys, name, c.PromptStyle)
 	if err != nil {
 		return nil, err
@@ -198,6 +202,32 @@ func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.
 	return i
 }
 
+// validate checks what needs no checkpoint and no device.
+func (c *Config) validate() error {
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"Threads", int64(c.Threads)}, {"MemoryBytes", c.MemoryBytes}, {"MaxSequences", int64(c.MaxSequences)}, {"StepTokens", int64(c.StepTokens)},
+		{"KVBlocks", int64(c.KVBlocks)}, {"ContextTokens", int64(c.ContextTokens)}, {"MaxWaiting", int64(c.MaxWaiting)},
+	} {
+		if f.value < 0 {
+			return fmt.Errorf("Config.%s is %d, want 0 or more: %w", f.name, f.value, ErrInvalidRequest)
+		}
+	}
+	switch c.PromptStyle {
+	case "", "jinja", "conv":
+	default:
+		return fmt.Errorf("prompt style %q, want jinja or conv: %w", c.PromptStyle, ErrInvalidRequest)
+	}
+	switch c.ImageRecipe {
+	case "", "exact":
+	default:
+		return fmt.Errorf("Config.ImageRecipe is %q, want nothing or exact: %w", c.ImageRecipe, ErrInvalidRequest)
+	}
+	return nil
+}
+
 // settings are the parts of the configuration that size an engine.
 func (c Config) settings() assemble.Settings {
 	return assemble.Settings{
@@ -240,12 +270,10 @@ func planMemory(ck *loader.Checkpoint, opened error, name string, c Config) (Bud
 // OpenParts opens an engine over parts that are not a checkpoint. It is for
 // package engine/fake: no other package can name the type of p.
 func OpenParts(c Config, p parts.Parts) (*Engine, error) {
-	switch c.PromptStyle {
-	case "", "jinja", "conv":
-	default:
-		return nil, fmt.Errorf("engine: prompt style %q, want jinja or conv: %w", c.PromptStyle, ErrInvalidRequest)
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
 	}
-	if c.MaxWaiting <= 0 {
+	if c.MaxWaiting == 0 {
 		c.MaxWaiting = 1024
 	}
 	log := c.Logger

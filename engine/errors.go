@@ -8,7 +8,7 @@ import (
 var (
 	// ErrClosed occurs when a request is made on, or interrupted by, a closed engine or session.
 	ErrClosed = errors.New("engine is closed")
-	// ErrInvalidRequest occurs when a request contradicts itself or leaves the allowed range;
+	// ErrInvalidRequest occurs when a request, or a Config, contradicts itself or leaves the allowed range;
 	// the text names field, value and limit.
 	ErrInvalidRequest = errors.New("invalid request")
 	// ErrContextTooLong occurs when the prompt, or the prompt and the wanted answer, do not fit the context.
@@ -27,7 +27,8 @@ var (
 	ErrOutOfMemory = errors.New("out of memory")
 	// ErrOverloaded occurs when the queue of waiting requests is full. The request was not accepted; try again later.
 	ErrOverloaded = errors.New("queue is full")
-	// ErrDeadline occurs when a request's deadline passes. The partial result comes with it.
+	// ErrDeadline occurs when a request's deadline, or that of its context, passes. The partial result
+	// comes with it, if the request had begun. It wraps context.DeadlineExceeded.
 	ErrDeadline = errors.New("deadline exceeded")
 )
 

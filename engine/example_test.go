@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"sync"
 	"time"
 
 	"metacap/engine"
@@ -108,6 +109,69 @@ func ExampleGrammar() {
 	}
 	fmt.Println(len(r.Text) == len("no, 99 %") || len(r.Text) == len("yes, 99 %"), r.Finish)
 	// Output: true stop
+}
+
+func ExampleImageError() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	_, err := e.Generate(ctx, engine.Request{Messages: []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{
+		{Image: &engine.Image{Path: picture}},
+		{Image: &engine.Image{Path: "example_test.go"}}, // not a picture
+		{Text: "Compare the images."},
+	}}}})
+	var im *engine.ImageError
+	if errors.As(err, &im) {
+		fmt.Println(im.Index, im.Path, errors.Is(err, engine.ErrImageDecode))
+	}
+	// Output: 1 example_test.go true
+}
+
+// Several answers about one picture at once: its tiles are encoded once, whoever
+// comes first, and the others take what the requests have in common from the cache.
+func ExampleEngine_Generate_together() {
+	ctx := context.Background()
+	e := openExample(ctx)
+	defer e.Close()
+	questions := []string{"Describe the image in one sentence.", "Read all text in the image verbatim."}
+	answers := make([]*engine.Result, len(questions))
+	var wg sync.WaitGroup
+	for i, q := range questions {
+		wg.Go(func() {
+			r, err := e.Generate(ctx, engine.Request{Messages: ask(picture, q), MaxTokens: 64})
+			if err != nil {
+				log.Fatal(err)
+			}
+			answers[i] = r
+		})
+	}
+	wg.Wait()
+	encoded := 0
+	for _, r := range answers {
+		fmt.Println(r.Text)
+		encoded += r.Usage.TilesEncoded
+	}
+	fmt.Println("tiles encoded:", encoded)
+	// Output:
+	// An outdoor scene on an overcast day with white snow and 2 people.
+	// No readable text.
+	// tiles encoded: 1
+}
+
+// A context with a cause ends a request; what was answered so far comes with it.
+func ExampleEngine_Stream_cancel() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	e := openExample(ctx)
+	defer e.Close()
+	quota := errors.New("enough for today")
+	for ev, err := range e.Stream(ctx, engine.Request{Messages: ask(picture, "Please describe the image in detail."), IgnoreEOS: true, MaxTokens: 1000}) {
+		if err != nil {
+			fmt.Println(errors.Is(err, context.Canceled), errors.Is(err, quota), ev.Result.Finish)
+		}
+		cancel(quota) // at the first event
+	}
+	// Output: true true cancel
 }
 
 func ExampleRequest_deadline() {

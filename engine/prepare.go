@@ -80,6 +80,7 @@ func (e *Engine) prepareImages(ctx context.Context, messages []Message) ([]*part
 	out := make([]*parts.Prepared, len(list))
 	errs := make([]error, len(list))
 	frames := frameSet(messages)
+	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -105,6 +106,9 @@ func (e *Engine) prepareImages(ctx context.Context, messages []Message) ([]*part
 		}
 	}
 	wg.Wait()
+	if outer.Err() != nil {
+		return nil, contextError(outer)
+	}
 	return out, firstImageError(list, errs)
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -233,15 +234,31 @@ func (o *Request) validate() error {
 	return nil
 }
 
+// contextError is the error of a context: nil, or one that is ctx.Err() and its
+// cause, and ErrDeadline if its time was up.
+func contextError(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, err) {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", ErrDeadline, err)
+	}
+	return err
+}
+
 // submit hands requests to the loop together, so that they can share a step,
 // and ties them to ctx. All of them are accepted or none.
 func (e *Engine) submit(ctx context.Context, rs ...*request) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return contextError(ctx)
 	}
 	for _, r := range rs {
 		r.stop = context.AfterFunc(ctx, func() { e.cancel(r) })
-		r.ctxErr = func() error { return context.Cause(ctx) }
+		r.ctxErr = func() error { return contextError(ctx) }
 		if d, ok := ctx.Deadline(); ok && (r.deadline.IsZero() || d.Before(r.deadline)) {
 			r.deadline = d
 		}

@@ -26,7 +26,8 @@ type SessionOptions struct {
 
 // Session is a shared prefix: system text, the opened user turn, its pictures
 // and text. The pictures are decoded, encoded and prefilled once; every
-// continuation forks the prefix copy-on-write. A Session may be used by many
+// continuation forks the prefix copy-on-write. NewSession makes one; the zero value
+// is not usable. A Session may be used by many
 // goroutines at once. Under memory pressure the engine may drop the prefix's
 // blocks and compute them again at the next continuation; results do not change.
 type Session struct {

@@ -6,8 +6,10 @@ import (
 	"iter"
 )
 
-// Generate runs a request to its end. On cancellation or deadline it returns
-// the partial result with the error.
+// Generate runs a request to its end. If it ends early, by cancellation, a deadline
+// or Close, it returns the partial result with the error; a request that was not
+// accepted has none. After cancellation the error is context.Canceled and, if the
+// context has one, its cause.
 func (e *Engine) Generate(ctx context.Context, r Request) (*Result, error) {
 	q, err := e.request(ctx, &r)
 	if err == nil {
@@ -26,6 +28,8 @@ func (e *Engine) Generate(ctx context.Context, r Request) (*Result, error) {
 // the Result. An error ends the stream and is yielded once, with the partial
 // Result if there is one. Breaking out of the loop, or cancelling ctx, frees
 // the request's memory within one step. A slow reader does not slow the engine.
+// Nothing happens before the first event is asked for, and every loop over the
+// sequence runs the request anew.
 func (e *Engine) Stream(ctx context.Context, r Request) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		q, err := e.request(ctx, &r)
