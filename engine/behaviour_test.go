@@ -186,8 +186,15 @@ func TestRefusals(t *testing.T) {
 // TestConfigRefusals: what cannot be meant is not taken for a default.
 func TestConfigRefusals(t *testing.T) {
 	for _, c := range []engine.Config{
-		{Threads: -1}, {MemoryBytes: -1}, {MaxSequences: -1}, {StepTokens: -1}, {KVBlocks: -1}, {ContextTokens: -1}, {MaxWaiting: -1},
-		{PromptStyle: "jnija"}, {ImageRecipe: "exct"},
+		{Threads: -1},
+		{MemoryBytes: -1},
+		{MaxSequences: -1},
+		{StepTokens: -1},
+		{KVBlocks: -1},
+		{ContextTokens: -1},
+		{MaxWaiting: -1},
+		{PromptStyle: "jnija"},
+		{ImageRecipe: "exct"},
 	} {
 		_, err := fake.Open(fake.Options{Engine: c})
 		require.ErrorIs(t, err, engine.ErrInvalidRequest, "%+v", c)

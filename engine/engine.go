@@ -208,8 +208,13 @@ func (c *Config) validate() error {
 		name  string
 		value int64
 	}{
-		{"Threads", int64(c.Threads)}, {"MemoryBytes", c.MemoryBytes}, {"MaxSequences", int64(c.MaxSequences)}, {"StepTokens", int64(c.StepTokens)},
-		{"KVBlocks", int64(c.KVBlocks)}, {"ContextTokens", int64(c.ContextTokens)}, {"MaxWaiting", int64(c.MaxWaiting)},
+		{"Threads", int64(c.Threads)},
+		{"MemoryBytes", c.MemoryBytes},
+		{"MaxSequences", int64(c.MaxSequences)},
+		{"StepTokens", int64(c.StepTokens)},
+		{"KVBlocks", int64(c.KVBlocks)},
+		{"ContextTokens", int64(c.ContextTokens)},
+		{"MaxWaiting", int64(c.MaxWaiting)},
 	} {
 		if f.value < 0 {
 			return fmt.Errorf("Config.%s is %d, want 0 or more: %w", f.name, f.value, ErrInvalidRequest)
