@@ -1,5 +1,6 @@
-// mc_amx.h: linear layers of bf16 panels with tiles. Up to 16 rows go in strips of two
-// panels, up to 32 in blocks over all of K: weights stream from memory. More rows go in
+// mc_amx.h: linear layers of bf16 panels with tiles. Up to 4 rows go through fused
+// multiply-adds in the order of the tiles, which read memory faster; up to 16 in strips of
+// two panels, up to 32 in blocks over all of K: weights stream from memory. More rows go in
 // blocks of 32 by 32 over chunks of 1 KiB a row, so that the chunk of a panel stays in
 // the first level of cache and the chunks of AMX_SUPER rows in the second.
 enum { AMX_CHUNK = 1024, AMX_SUPER = 512, AMX_PANELS = 8 };
@@ -14,7 +15,7 @@ static amx_cut amx_cut_of(const mc_cmd *c, int threads) {
 		t.supers = CEIL(T, AMX_SUPER);
 	} else {
 		int64_t pieces = imax(1, imin(panels * w->panel_bytes / (64 << 10), 16 * threads));
-		t.per = imin(panels, CEIL(CEIL(panels, pieces), 2) * 2);
+		t.per = imin(panels, CEIL(CEIL(panels, pieces), 4) * 4);
 	}
 	t.pieces = CEIL(panels, t.per);
 	return t;
@@ -29,6 +30,89 @@ static void amx_plan(const mc_cmd *c, int threads, mc_plan *out) {
 	out->ns = flops > bytes ? flops : bytes;
 	out->local_bytes = T > 32 ? CEIL(imin(T, AMX_SUPER), 32) * 32 * t.per * 32 * 4 * (c->n[3] ? 2 : 1) : 32 * 64 * 4;
 }
+
+#ifndef MC_TILE_EMULATED
+enum { AMX_ROWS = 4 };
+// The sums of a tile for R rows of floats that are exact in bf16: in steps of 32 inputs,
+// even and odd ones apart. Denormals must be off, as in tiles.
+INLINE void amx_micro(int R, int NP, const float *X, int64_t ldx, const char *const *W, int64_t steps, float *C) {
+	vf c[R][NP][2];
+#pragma GCC unroll 16
+	for (int i = 0; i < R * NP * 2; i++) c[i / (NP * 2)][i / 2 % NP][i % 2] = vset(0);
+	const char *w[NP];
+#pragma GCC unroll 4
+	for (int p = 0; p < NP; p++) w[p] = W[p];
+	for (int64_t s = 0; s < steps; s++) {
+		vf e[R][NP][2], o[R][NP][2];
+#pragma GCC unroll 16
+		for (int i = 0; i < R * NP * 2; i++) e[i / (NP * 2)][i / 2 % NP][i % 2] = o[i / (NP * 2)][i / 2 % NP][i % 2] = vset(0);
+		for (int g = 0; g < 16; g++, X += 2) {
+#pragma GCC unroll 4
+			for (int p = 0; p < NP; p++, w[p - 1] += 128) {
+				__builtin_prefetch(w[p] + 2048);
+				__builtin_prefetch(w[p] + 2112);
+				vu u0, u1;
+				memcpy(&u0, w[p], sizeof u0);
+				memcpy(&u1, w[p] + 64, sizeof u1);
+				vf e0 = (vf)(u0 << 16), e1 = (vf)(u1 << 16), o0 = (vf)(u0 & 0xffff0000u), o1 = (vf)(u1 & 0xffff0000u);
+#pragma GCC unroll 4
+				for (int i = 0; i < R; i++) {
+					vf a = vset(X[i * ldx]), b = vset(X[i * ldx + 1]);
+					e[i][p][0] = fma_(a, e0, e[i][p][0]);
+					e[i][p][1] = fma_(a, e1, e[i][p][1]);
+					o[i][p][0] = fma_(b, o0, o[i][p][0]);
+					o[i][p][1] = fma_(b, o1, o[i][p][1]);
+				}
+			}
+		}
+#pragma GCC unroll 16
+		for (int i = 0; i < R * NP * 2; i++) c[i / (NP * 2)][i / 2 % NP][i % 2] += e[i / (NP * 2)][i / 2 % NP][i % 2] + o[i / (NP * 2)][i / 2 % NP][i % 2];
+	}
+#pragma GCC unroll 16
+	for (int i = 0; i < R * NP * 2; i++) vstore(C + i / (NP * 2) * 128 + i % (NP * 2) * VL, c[i / (NP * 2)][i / 2 % NP][i % 2]);
+}
+
+typedef void (*amx_micro_fn)(const float *X, int64_t ldx, const char *const *W, int64_t steps, float *C);
+#define AMX_MICRO(R, NP) \
+	static __attribute__((noinline)) void amx_micro_##R##_##NP(const float *X, int64_t ldx, const char *const *W, int64_t steps, float *C) { amx_micro(R, NP, X, ldx, W, steps, C); }
+AMX_MICRO(1, 1) AMX_MICRO(1, 2) AMX_MICRO(1, 4) AMX_MICRO(2, 1) AMX_MICRO(2, 2) AMX_MICRO(3, 1) AMX_MICRO(4, 1)
+static const amx_micro_fn amx_micros[AMX_ROWS + 1][3] = {{0}, {amx_micro_1_1, amx_micro_1_2, amx_micro_1_4}, {amx_micro_2_1, amx_micro_2_2}, {amx_micro_3_1}, {amx_micro_4_1}};
+
+// At most 4 rows. X are floats, rounded to bf16.
+static void amx_few(const mc_cmd *c, int64_t p0, int64_t p1, const float *X, int64_t ldx, float *sums) {
+	const mc_weight *w = c->obj;
+	int R = (int)c->n[0], glu = c->n[3] != 0;
+	const amx_micro_fn *micros = amx_micros[R];
+	int most = micros[2] ? 4 : micros[1] ? 2 : 1; // panels at once
+	for (int64_t p = p0; p < p1; p += glu ? 2 : 4) {
+		int n = (int)imin(glu ? 2 : 4, p1 - p), np = glu ? 2 * n : n;
+		const char *W[4];
+		for (int i = 0; i < np; i++) W[i] = w->data + (i < n ? p + i : p + i - n + w->n / 64) * w->panel_bytes;
+		for (int i = 0; i < np;) {
+			int NP = most == 4 && np - i >= 4 ? 4 : most >= 2 && np - i >= 2 ? 2 : 1;
+			micros[NP / 2](X, ldx, W + i, w->k / 32, sums + i * 32);
+			i += NP;
+		}
+		if (glu) epilogue_glu(c, 0, R, p * 32, n * 32, sums, sums + n * 32, 128);
+		else epilogue(c, 0, R, p * 32, imin(n * 32, w->n - p * 32), sums, 128);
+	}
+}
+
+// Rows of X for amx_few: rounded to bf16 and widened again.
+static void amx_stage_few(float *dst, const char *x, int64_t dt, int64_t k) {
+	for (int64_t j = 0; j < k; j += VL) vstore(dst + j, (vf)(__builtin_convertvector(vround_bf16(vget(x, dt, j, k - j)), vu) << 16));
+}
+
+// Denormals count as zero in all that a linear layer computes, as in the tiles' sums.
+static unsigned denormals_off(void) { unsigned old = _mm_getcsr(); _mm_setcsr(old | 0x8040); return old; }
+static void denormals_back(unsigned old) { _mm_setcsr(old); }
+#else
+enum { AMX_ROWS = 0 };
+static void amx_few(const mc_cmd *c, int64_t p0, int64_t p1, const float *X, int64_t ldx, float *sums) {}
+static void amx_stage_few(float *dst, const char *x, int64_t dt, int64_t k) {}
+static unsigned denormals_off(void) { return 0; }
+static void denormals_back(unsigned old) {}
+#endif
 
 // At most 16 rows; a strip is two panels, or with glu the two halves of an output.
 static void amx_strips(const mc_cmd *c, int64_t p0, int64_t p1, const char *X, int64_t ldx, float *sums) {
@@ -83,9 +167,16 @@ static void amx_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 }
 
 static void amx_run(const mc_cmd *c, int64_t task, int threads, const char *X, int64_t ldx, float *sums) {
+	const mc_weight *w = c->obj;
 	int64_t T = c->n[0];
 	amx_cut t = amx_cut_of(c, threads);
 	int64_t p0 = task % t.pieces * t.per, p1 = imin(out_panels(c), p0 + t.per), r0 = task / t.pieces * AMX_SUPER;
+	unsigned old = denormals_off();
+	if (T <= AMX_ROWS) {
+		amx_few(c, p0, p1, (const float *)X, w->k, sums);
+		denormals_back(old);
+		return;
+	}
 	if (T <= 16) {
 		tile_begin((int)T, 0);
 		amx_strips(c, p0, p1, X, ldx, sums);
@@ -97,4 +188,5 @@ static void amx_run(const mc_cmd *c, int64_t task, int threads, const char *X, i
 		amx_many(c, p0, p1, r0, imin(T, r0 + AMX_SUPER), X, ldx, sums);
 	}
 	tile_end();
+	denormals_back(old);
 }

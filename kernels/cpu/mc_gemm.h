@@ -318,6 +318,12 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 	int kind = linear_kind(w);
 	int64_t T = c->n[0], ldx = staged_row(w, kind), size = kind_size(kind);
 	if (phase == 0) {
+#ifdef MC_TILE
+		if (kind == KT && T <= AMX_ROWS) {
+			for (int64_t t = 0; t < T; t++) amx_stage_few((float *)x->shared + t * w->k, row_of(&c->t[1], t), c->t[1].dt, w->k);
+			return;
+		}
+#endif
 		for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++)
 			stage_row(kind, x->shared + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
 		return;

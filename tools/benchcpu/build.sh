@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh DIR: gets llama.cpp (the source inside the llama-cpp-python source package), builds its benchmarks for
+# build.sh DIR: gets OpenVINO's wheel and llama.cpp (the source inside the llama-cpp-python source package), builds its benchmarks for
 # this CPU, and the measuring programs beside this script, into DIR. About 15 minutes of 2 quiet cores; what is there
 # already is kept. Needs python3 with venv, cmake, ninja, a C++17 compiler.
 set -euo pipefail
@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1/gguf" && cd "$1" && dir=$PWD
 jobs=${JOBS:-2} version=${LLAMA_CPP_PYTHON:-0.3.36}
 [ -d venv ] || python3 -m venv venv
-venv/bin/pip install -q gguf==0.19.0 numpy scikit-build-core flit_core
+venv/bin/pip install -q gguf==0.19.0 openvino==2026.4.0 numpy scikit-build-core flit_core
 if [ ! -d "llama_cpp_python-$version" ]; then
   venv/bin/pip download -q --no-deps --no-build-isolation --no-binary llama-cpp-python -d dl "llama-cpp-python==$version"
   tar xzf "dl/llama_cpp_python-$version.tar.gz"
