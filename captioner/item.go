@@ -180,6 +180,9 @@ func (r *runner) caption(ctx context.Context, worker int, it *source.Item) error
 	}
 	defer in.close()
 	rec.SHA256, rec.Meta.Frames, rec.Meta.Notes = in.sha, in.times, in.notes
+	if in.video && rec.Kind == source.Image.String() {
+		rec.Kind = source.Video.String() // an animation
+	}
 	prompts := r.prompts(it, in.video)
 	id := r.id(in.sha, prompts)
 	release, err := r.flight(ctx, id)
@@ -257,7 +260,7 @@ func (r *runner) adopt(rec *Record, twin journal.Entry) bool {
 	if json.Unmarshal(twin.Data, &t) != nil || len(t.Captions) == 0 {
 		return false
 	}
-	rec.Captions, rec.Tags, rec.Flags, rec.DuplicateOf = t.Captions, t.Tags, t.Flags, t.Key
+	rec.Captions, rec.Windows, rec.Tags, rec.Flags, rec.DuplicateOf = t.Captions, t.Windows, t.Tags, t.Flags, t.Key
 	if t.DuplicateOf != "" {
 		rec.DuplicateOf = t.DuplicateOf
 	}
@@ -270,40 +273,59 @@ func (r *runner) adopt(rec *Record, twin journal.Entry) bool {
 	return true
 }
 
-// generate fills the record's captions.
+// generate fills the record's captions: those of a long video's windows first.
 func (r *runner) generate(ctx context.Context, worker int, it *source.Item, in *input, prompts map[string]string, rec *Record) error {
 	start := time.Now()
-	var answers map[string]*answer
-	var images []engine.ImageReport
+	if err := r.windows(ctx, worker, it, in, prompts, rec); err != nil {
+		return err
+	}
+	if len(rec.Windows) > 0 {
+		prompts = withParts(prompts, r.script.keys[0], rec.Windows)
+	}
+	a, err := r.answers(ctx, worker, it, in.part, prompts)
+	if err != nil {
+		return err
+	}
+	rec.Meta.TokensIn, rec.Meta.TokensOut = rec.Meta.TokensIn+a.tokensIn, rec.Meta.TokensOut+a.out
+	rec.Meta.Seconds = map[string]float64{"total": time.Since(start).Seconds()}
+	return r.judge(rec, a.answers, a.images, prompts)
+}
+
+// answered is what came of asking about one picture or stretch of a video.
+type answered struct {
+	answers       map[string]*answer
+	images        []engine.ImageReport
+	tokensIn, out int
+}
+
+// answers asks an engine that works, and another one when that fails.
+func (r *runner) answers(ctx context.Context, worker int, it *source.Item, part engine.Part, prompts map[string]string) (*answered, error) {
 	for {
 		eng, n, err := r.engine(worker)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		a := &asker{runner: r, eng: eng, key: it.Key, part: in.part, prompt: prompts}
-		answers, images, err = a.ask(ctx)
+		a := &asker{runner: r, eng: eng, key: it.Key, part: part, prompt: prompts}
+		answers, images, err := a.ask(ctx)
 		if errors.Is(err, engine.ErrOverloaded) {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
 		if err == nil {
-			rec.Meta.TokensIn, rec.Meta.TokensOut = a.tokensIn, a.out
-			break
+			return &answered{answers, images, a.tokensIn, a.out}, nil
 		}
 		if ctx.Err() != nil {
-			return err
+			return nil, err
 		}
 		if ofItem(err) {
-			return failed(plain(err))
+			return nil, failed(plain(err))
 		}
 		r.dead[n].Store(true)
 		r.event(Event{Kind: "engine", Key: it.Key, Detail: err.Error()})
 		if _, _, none := r.engine(worker); none != nil {
-			return fmt.Errorf("%w: %w", none, err)
+			return nil, fmt.Errorf("%w: %w", none, err)
 		}
 	}
-	rec.Meta.Seconds = map[string]float64{"total": time.Since(start).Seconds()}
-	return r.judge(rec, answers, images, prompts)
 }
 
 // ofItem reports an error that the input caused, not the engine.
@@ -477,39 +499,4 @@ func (r *runner) finish(it *source.Item, id string, rec *Record) error {
 	}
 	r.event(Event{Kind: "item", Key: it.Key, Record: rec})
 	return nil
-}
-
-// input is an opened item: what the engine is given.
-type input struct {
-	part  engine.Part
-	sha   string
-	video bool
-	times []float64 // of frames, seconds
-	notes []string
-	temp  string // directory to remove
-}
-
-func (in *input) close() {
-	if in.temp != "" {
-		_ = os.RemoveAll(in.temp) // a leftover in the temporary directory harms nothing
-	}
-}
-
-// read fetches an item's bytes, or the frames of a video.
-func (r *runner) read(ctx context.Context, it *source.Item) (*input, error) {
-	switch it.Kind {
-	case source.Video:
-		return r.readVideo(ctx, it)
-	case source.Frames:
-		return r.readFrames(it)
-	}
-	data, err := it.Read(ctx, r.job.ReadLimit)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) == 0 {
-		return nil, fmt.Errorf("captioner: %s: the file is empty", filepath.Base(it.Key))
-	}
-	sum := sha256.Sum256(data)
-	return &input{part: engine.Part{Image: &engine.Image{Data: data, MaxTiles: r.script.recipe.MaxTiles}}, sha: hex.EncodeToString(sum[:])}, nil
 }

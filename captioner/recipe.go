@@ -76,15 +76,25 @@ type Filters struct {
 	Duplicates int `json:"duplicates,omitempty"`
 }
 
-// Video says how frames are taken.
+// Video says how frames are taken. Frames are one from the middle of each of equal
+// parts of the time, as the model's authors take them.
 type Video struct {
 	Frames int `json:"frames,omitempty"` // of each video; 0 = 8
+	// Window also captions each stretch of so many seconds; the captions of the
+	// whole are then asked for with those of its windows. 0 = only the whole.
+	Window       float64 `json:"window,omitempty"`
+	WindowFrames int     `json:"window_frames,omitempty"` // of each window; 0 = Frames
+	// FirstFrame takes an animated GIF, WebP or PNG for the picture that it opens
+	// with, instead of for a video.
+	FirstFrame bool `json:"first_frame,omitempty"`
 }
 
 const (
 	maxRetries = 16
 	maxKeys    = 32
 	maxFrames  = 256
+	minWindow  = 0.5       // seconds
+	maxWindow  = 24 * 3600 // seconds
 )
 
 var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
@@ -180,12 +190,16 @@ func (r *Recipe) validateNumbers() error {
 		{"max_tokens", r.MaxTokens, 1 << 20},
 		{"max_tiles", r.MaxTiles, 256},
 		{"video.frames", r.Video.Frames, maxFrames},
+		{"video.window_frames", r.Video.WindowFrames, maxFrames},
 		{"filters.min_words", r.Filters.MinWords, 1 << 20},
 		{"filters.max_words", r.Filters.MaxWords, 1 << 20},
 	} {
 		if c.value < 0 || c.value > c.most {
 			return fmt.Errorf("captioner: recipe: %s is %d, want 0 to %d", c.name, c.value, c.most)
 		}
+	}
+	if w := r.Video.Window; !(w == 0 || w >= minWindow && w <= maxWindow) {
+		return fmt.Errorf("captioner: recipe: video.window is %g seconds, want %g to %d, or 0 for none", w, minWindow, maxWindow)
 	}
 	return nil
 }
@@ -204,6 +218,9 @@ func (r Recipe) normal() Recipe {
 	}
 	if r.Video.Frames == 0 {
 		r.Video.Frames = 8
+	}
+	if r.Video.Window > 0 && r.Video.WindowFrames == 0 {
+		r.Video.WindowFrames = r.Video.Frames
 	}
 	return r
 }

@@ -11,7 +11,8 @@ import (
 // Frame is one picture of an animation and how long it is shown.
 type Frame struct {
 	*Picture
-	Index int // number of the frame in the file
+	Index int           // number of the frame in the file
+	Start time.Duration // when it is first shown
 	Delay time.Duration
 }
 
@@ -64,6 +65,7 @@ func playReel(data []byte, want []int, info Info, opts Options, limits Limits) (
 		return nil, err
 	}
 	var out []Frame
+	var start time.Duration
 	for i := range info.Frames {
 		if want != nil && len(want) == 0 {
 			break
@@ -76,6 +78,7 @@ func playReel(data []byte, want []int, info Info, opts Options, limits Limits) (
 			return nil, corrupt(info.Format, "%w", err)
 		}
 		canvas.Draw(patch)
+		start += patch.Delay
 		if want != nil && want[0] != i {
 			continue
 		}
@@ -83,7 +86,7 @@ func playReel(data []byte, want []int, info Info, opts Options, limits Limits) (
 		p.Orientation = info.Orientation
 		p.Frames = 1 // of a single picture now
 		p.finish(opts)
-		for out = append(out, Frame{p, i, patch.Delay}); len(want) > 0 && want[0] == i; want = want[1:] {
+		for out = append(out, Frame{p, i, start - patch.Delay, patch.Delay}); len(want) > 0 && want[0] == i; want = want[1:] {
 			if len(want) > 1 && want[1] == i { // asked for twice: the pixels are shared
 				out = append(out, out[len(out)-1])
 			}

@@ -50,6 +50,8 @@ type jobFlags struct {
 	Filter       []string `placeholder:"RULE" help:"Off: no-NAME (no-loop, no-cut, …); minwords=N, maxwords=N, regex=EXPR, refuse=NAME." group:"recipe" sep:"none"`
 	Retries      int      `default:"-1" placeholder:"N" help:"Further attempts for captions that fail a filter; default 2." group:"recipe"`
 	VideoFrames  int      `default:"0" placeholder:"N" help:"Frames taken of a video; 0 = 8." group:"recipe"`
+	VideoWindow  float64  `default:"0" placeholder:"SECONDS" help:"Also caption each stretch of so many seconds of a long video." group:"recipe"`
+	FirstFrame   bool     `help:"Take an animated GIF, WebP or PNG for its first picture, not for a video." group:"recipe"`
 	Devices      string   `placeholder:"LIST" help:"Several devices that share the work: cuda:0,cuda:1." group:"model"`
 }
 
@@ -60,7 +62,7 @@ func (c *captionCmd) job() bool {
 		len(f.Write) > 0, f.Out != "", f.Ext != "", f.Existing != "", f.Embed, f.Job != "", f.Fresh, f.RetryFailed, f.DryRun, f.Watch != "", f.NoRecurse,
 		len(f.Include) > 0, len(f.Exclude) > 0, f.Null, f.Filelist, f.FrameDirs, f.Limit > 0, f.Sample > 0, f.Shard != "", f.Recipe != "", f.Preset != "",
 		len(f.Captions) > 0, f.Trigger != "", f.Prefix != "", f.Suffix != "", len(f.Replace) > 0, f.KeepPreamble, f.Length != "", f.Lang != "",
-		len(f.WithContext) > 0, len(f.Filter) > 0, f.Retries >= 0, f.VideoFrames > 0, f.Devices != "",
+		len(f.WithContext) > 0, len(f.Filter) > 0, f.Retries >= 0, f.VideoFrames > 0, f.VideoWindow > 0, f.FirstFrame, f.Devices != "",
 	} {
 		if set {
 			return true
@@ -97,6 +99,8 @@ func (c *captionCmd) recipe() (captioner.Recipe, error) {
 	set(&r.MaxTiles, c.MaxTiles)
 	set(&r.MaxTokens, c.MaxTokens)
 	set(&r.Video.Frames, f.VideoFrames)
+	set(&r.Video.Window, f.VideoWindow)
+	r.Video.FirstFrame = r.Video.FirstFrame || f.FirstFrame
 	s, t := &r.Sampling, c.samplingFlags
 	set(&s.Temperature, t.Temperature)
 	set(&s.TopK, t.TopK)

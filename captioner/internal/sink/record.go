@@ -19,12 +19,22 @@ type Record struct {
 	Kind        string            `json:"kind"`              // image, video or frames
 	SHA256      string            `json:"sha256,omitempty"`  // of the input's bytes
 	Captions    map[string]string `json:"captions"`          // by key
+	Windows     []Window          `json:"windows,omitempty"` // of a long video
 	Tags        []string          `json:"tags,omitempty"`    // of the caption "tags"
 	Flags       []string          `json:"flags,omitempty"`   // what the filters say of what was kept, "key:filter"
 	Skipped     string            `json:"skipped,omitempty"` // why no caption was made: "existing"
 	DuplicateOf string            `json:"duplicate_of,omitempty"`
 	Meta        Meta              `json:"meta"`
 	Error       string            `json:"error,omitempty"`
+}
+
+// Window is a stretch of a video with captions of its own.
+type Window struct {
+	Start    float64           `json:"start"` // seconds
+	End      float64           `json:"end"`
+	Captions map[string]string `json:"captions"`
+	Flags    []string          `json:"flags,omitempty"` // as of the record; a refused caption is left out
+	Frames   []float64         `json:"frames"`          // seconds
 }
 
 // Meta is the provenance of a record.

@@ -83,12 +83,13 @@ func jsonSidecar(r *Record) ([]byte, error) {
 	err := e.Encode(struct {
 		Version  string            `json:"version"`
 		Captions map[string]string `json:"captions"`
+		Windows  []Window          `json:"windows,omitempty"`
 		Prompts  map[string]string `json:"prompts,omitempty"`
 		Tags     map[string]string `json:"tags,omitempty"`
 		Flags    []string          `json:"flags,omitempty"`
 		SHA256   string            `json:"sha256,omitempty"`
 		Meta     Meta              `json:"meta"`
-	}{"1.0", r.Captions, r.Meta.Prompts, tagMap(r), r.Flags, r.SHA256, r.Meta})
+	}{"1.0", r.Captions, r.Windows, r.Meta.Prompts, tagMap(r), r.Flags, r.SHA256, r.Meta})
 	return b.Bytes(), err
 }
 
