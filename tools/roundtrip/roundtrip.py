@@ -2,12 +2,13 @@
 
 usage: roundtrip.py METACAP PICTURES
 PICTURES is a directory of pictures that the model of METACAP can caption.
-Needs: pip install pyarrow webdataset; exiftool on the path.
+Needs: pip install pyarrow webdataset; exiftool and ffmpeg on the path.
 """
 
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,8 @@ def main() -> None:
         check_json(out, good)
         check_xmp(out, good)
         check_shard(metacap, work, pictures)
-    print(f"{len(records)} records, {len(good)} captioned: csv, parquet, llava, kohya, json, xmp and tar read back")
+        check_embed(metacap, work, pictures)
+    print(f"{len(records)} records, {len(good)} captioned: csv, parquet, llava, kohya, json, xmp, tar and embedded XMP read back")
 
 
 def caption(metacap: str, source: pathlib.Path, *flags: str) -> None:
@@ -92,6 +94,35 @@ def check_shard(metacap: str, work: pathlib.Path, pictures: list) -> None:
     want = {pathlib.Path(r["member"]).stem: r["captions"]["caption"] for r in records if "error" not in r}
     got = {s["__key__"]: s["txt"].decode() for s in wds.WebDataset(str(work / "00000.captions.tar"), shardshuffle=False)}
     assert got == {k: " ".join(v.split()) for k, v in want.items()}, (got, want)
+
+
+def check_embed(metacap: str, work: pathlib.Path, pictures: list) -> None:
+    inside = work / "inside"
+    inside.mkdir()
+    for i, p in enumerate(pictures):
+        copy = shutil.copy(p, inside / f"{i:04d}{p.suffix}")
+        if i % 3 == 0:  # every third one as WebP, as another program writes it
+            subprocess.run(["ffmpeg", "-v", "error", "-i", copy, "-lossless", "1", inside / f"w{i:04d}.webp"], check=True)
+    pixels = {p: decoded(p) for p in sorted(inside.iterdir())}
+    caption(metacap, inside, "--embed", "--captions", "short,tags", "--write", "jsonl")
+    records = [json.loads(x) for x in (inside / "captions.jsonl").open(encoding="utf-8")]
+    good = {pathlib.Path(r["key"]).name: r for r in records if "error" not in r}
+    assert good
+    files = [inside / name for name in good]
+    read = json.loads(subprocess.run(["exiftool", "-j", "-struct", *map(str, files)], check=True, capture_output=True).stdout)
+    for x in read:
+        r = good[pathlib.Path(x["SourceFile"]).name]
+        assert "Error" not in x and "Warning" not in x, x
+        assert x["Description"] == r["captions"]["short"], x
+        subject = x.get("Subject", [])
+        assert [str(s) for s in (subject if isinstance(subject, list) else [subject])] == r.get("tags", []), x
+    for p in pixels:
+        assert decoded(p) == pixels[p], p
+
+
+def decoded(path: pathlib.Path) -> bytes:
+    """The digest of a picture's pixels by ffmpeg's decoders."""
+    return subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-f", "md5", "-"], check=True, capture_output=True).stdout
 
 
 main()
