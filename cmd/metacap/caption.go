@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"metacap/engine"
+	"metacap/internal/demo"
 )
 
 const (
@@ -162,7 +163,14 @@ func (c *captionCmd) request(it *captionItem, info engine.Info) engine.Request {
 	}
 	parts = append(parts, engine.Part{Text: c.prompt()})
 	r.Messages = append(c.systemMessage(), engine.Message{Role: engine.RoleUser, Parts: parts})
+	r.LogProbs = c.judged()
 	return r
+}
+
+// judged reports whether captions come under the embedded model's rule of what
+// is a guess. It was measured on greedy answers to the usual question.
+func (c *captionCmd) judged() bool {
+	return c.embedded() && c.Temperature == 0 && c.System == nil && (c.Prompt == nil || *c.Prompt == imagePrompt || *c.Prompt == videoPrompt)
 }
 
 // feed starts the items in order, no more than c.Parallel at a time. It ends
@@ -227,6 +235,12 @@ func (c *captionCmd) print(ctx context.Context, a *app, eng *engine.Engine, it *
 	if ctx.Err() != nil {
 		return nil
 	}
+	if it.err == nil && !a.quiet {
+		if guess, mean := c.guess(it.result); guess && it.result.Text != demo.Unknown {
+			fmt.Fprintf(a.stderr, "metacap: %s: this description is a guess: the embedded model was unsure of its words (mean log-probability %.3f, sure from %.3f, end %q); it knows only drawn pictures like testdata/drawn\n",
+				it.name(), mean, demo.GuessBelow, it.result.Finish)
+		}
+	}
 	if it.err != nil {
 		fmt.Fprintf(a.stderr, "metacap: %v\n", plain(it.name(), it.err))
 	} else if a.verbose > 0 && !a.quiet {
@@ -254,5 +268,23 @@ func (c *captionCmd) record(it *captionItem, eng *engine.Engine) *record {
 		return r
 	}
 	r.fill(it.result)
+	if c.judged() {
+		guess, mean := c.guess(it.result)
+		r.Guess, r.MeanLogProb = guess, &mean
+	}
 	return r
+}
+
+// guess says whether a caption is one by the embedded model's rule, and the mean
+// log-probability of its tokens. What never came to its end is one too, unless
+// the user cut it short.
+func (c *captionCmd) guess(res *engine.Result) (guess bool, mean float64) {
+	if !c.judged() {
+		return false, 0
+	}
+	for _, t := range res.Tokens {
+		mean += t.LogProb / float64(len(res.Tokens))
+	}
+	cut := res.Finish == engine.FinishLength && c.MaxTokens > 0
+	return demo.Guess(res.Text, mean) || res.Finish != engine.FinishStop && !cut, mean
 }

@@ -22,6 +22,9 @@ type record struct {
 	Finish  string   `json:"finish,omitempty"` // stop, length or loop
 	Error   string   `json:"error,omitempty"`  // then there is no caption
 
+	Guess       bool     `json:"guess,omitempty"`        // the embedded model took the picture for none of its world, or was unsure
+	MeanLogProb *float64 `json:"mean_logprob,omitempty"` // of the tokens, where Guess was judged by it
+
 	Model  string  `json:"model"`
 	Note   string  `json:"note,omitempty"` // what the embedded model knows
 	Device string  `json:"device"`
