@@ -101,11 +101,12 @@ class Engine:
     seconds bounds the time of this process: when it is over, Unfinished is raised. Recorded answers are not asked again.
     """
 
-    TOP = 100  # alternatives asked for by choose
+    TOP = 100   # alternatives asked for by choose
+    OPEN = 96   # questions at a time: one step then serves many
 
     def __init__(self, program, args, record="", seconds=0):
-        self.program, self.args = program, list(args)
-        self.record = Record(record, {"args": self.args})
+        self.program, self.args = program, [*args, "-open", str(self.OPEN)]
+        self.record = Record(record, {"args": list(args)})
         self.until = time.time() + seconds if seconds else float("inf")
 
     def generate(self, items, most):
@@ -131,7 +132,7 @@ class Engine:
         if time.time() > self.until:
             raise Unfinished
         with tempfile.TemporaryDirectory(prefix="drawneval") as folder, subprocess.Popen([self.program, *self.args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as p:
-            window, sent = 40, 0
+            window, sent = self.OPEN + 8, 0
             for done in range(len(new)):
                 while sent < min(len(new), done + window):  # a few ahead of what the program answers at a time, so that no pipe fills
                     p.stdin.write(self._line(sent, new[sent][1], folder))

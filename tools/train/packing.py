@@ -21,14 +21,15 @@ EXTRA = {"claim": 5, "qa": 4, "caption_short": .8, "caption_medium": .5, "tags":
          "revise": .3, "render_short": .12, "render_medium": .12, "render_tags": .12, "probe_text": .1, "probe_table": .1, "probe_code": .1, "probe_panels": .05, "probe_person": .15,
          "natural_perception": .2, "structure_perception": .25, "infographic_perception": .25, "ui_perception": .2, "texture_perception": .12, "coder": .25,
          "knowledge_reasoning": .15, "medical_reasoning": .12, "video_perception": .4, "video_reasoning": .4, "video_guideline": .4, "summary": .35}
+FOCUS = {*world.WEIGHTS, "video", world.OUTSIDE, *EXTRA}  # what a training run may weight
 _STILL = [n for n in EXTRA if not n.startswith("video")]
 _VIDEO = [n for n in EXTRA if n in tasks.VIDEO_TASKS or n == "qa"]
 _TEXT_ONLY = ("summary", "revise", "render_short", "render_medium", "render_tags")
 _OUTSIDE = ["caption_detailed", "caption_short", "caption_medium", "tags", "visual_guideline", "ocr", "qa", "claim", "general_reasoning", "data_table", "natural_perception", "probe_text"]
 
 
-def plan(s, r):
-    """Task names for a sample, most wanted first."""
+def plan(s, r, focus):
+    """Task names for a sample, most wanted first; focus holds factors by task."""
     if s.domain == world.OUTSIDE:
         return ["caption_detailed"] + r.sample(_OUTSIDE, 3)
     first = []
@@ -36,21 +37,21 @@ def plan(s, r):
         first.append("caption_detailed")
     if s.ocr and r.random() < .85 or not s.ocr and r.random() < .1:
         first.append("ocr")
-    if s.code and r.random() < .35:
+    if s.code and r.random() < .35 * focus.get("coder", 1):
         first.append("coder")
-    if s.table and r.random() < .3:
+    if s.table and r.random() < .3 * focus.get("data_table", 1):
         first.append("data_table")
     if s.domain == "knowledge_edu":
         first += ["qa"]
     r.shuffle(first)
     names = _VIDEO if s.domain == "video" else _STILL
-    return first + ["claim"] + r.choices(names, [EXTRA[n] for n in names], k=7)
+    return first + ["claim"] + r.choices(names, [EXTRA[n] * focus.get(n, 1) for n in names], k=7)
 
 
-def branches(tx, s, r, room):
+def branches(tx, s, r, room, focus):
     """Token lists (question, answer) that fit into `room` tokens, and text-only items met on the way."""
     out, aside = [], []
-    for name in plan(s, r):
+    for name in plan(s, r, focus):
         it = tasks.ask(s, name, r)
         q, a = tx.ask(it.prompt), tx.answer(it.answer)
         if not it.image:
@@ -116,8 +117,10 @@ def glyph_queries(glyphs, g, out_token, out_slot, out_class):
 class Packer:
     """Endless chunks of fresh samples from one stream of seeds."""
 
-    def __init__(self, tx, seed, multi=.1, outside=.03, video=.04):
-        self.tx, self.seed, self.multi, self.outside, self.video = tx, seed, multi, outside, video
+    def __init__(self, tx, seed, multi=.1, outside=.03, video=.04, focus=None):
+        self.tx, self.seed, self.multi, self.focus = tx, seed, multi, focus or {}
+        self.outside, self.video = outside * self.focus.get(world.OUTSIDE, 1), video * self.focus.get("video", 1)
+        self.weights = {d: w * self.focus.get(d, 1) for d, w in world.WEIGHTS.items()}
         self.aside = []
         self.r = random.Random(seed)
 
@@ -132,7 +135,8 @@ class Packer:
         if k < self.outside + self.video and wide:
             return world.make(self.seed, "video"), r
         size = "multi" if wide and r.random() < self.multi else r.choice(("plain", "plain", "plain", "plain", "near"))
-        return world.make(self.seed, size=size), r
+        domain = None if self.weights == world.WEIGHTS else r.choices(list(self.weights), self.weights.values())[0]
+        return world.make(self.seed, domain, size=size), r
 
     def chunk(self):
         """Arrays of one chunk, see `arrays`."""
@@ -167,7 +171,7 @@ class Packer:
             room = row.left - len(prefix)
             if len(cut) == 1 and r.random() < .75:
                 room = min(room, 185)
-            items, aside = branches(self.tx, s, r, room)
+            items, aside = branches(self.tx, s, r, room, self.focus)
             if len(self.aside) < 64:
                 self.aside += aside
             if not items:

@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import subprocess
 import sys
 
 import numpy as np
@@ -131,3 +132,48 @@ def test_muon_steps_are_nearly_orthogonal():
 def test_rate_warms_up_holds_and_falls():
     f = lambda t: train.rate(t, 100, 10, .4, .02)
     assert f(0) < .05 and f(5) == .5 and f(30) == 1 and abs(f(80) - .51) < .01 and abs(f(100) - .02) < 1e-9
+
+
+def test_focus_draws_domains_and_tasks_more_often(text):
+    asked = lambda focus: [packing.plan(world.make(seed, "ui"), random.Random(seed), focus) for seed in range(200)]
+    share = lambda plans: sum(p.count("judge") for p in plans)
+    assert share(asked({"judge": 4})) > 2 * share(asked({}))
+    p = packing.Packer(text, 5_000_000, focus={"medical_bio": 50})
+    domains = [p.sample(0, 16)[0].domain for _ in range(60)]
+    assert domains.count("medical_bio") > 35
+    assert train.parse_focus("video=2,claim=.5") == {"video": 2, "claim": .5}
+    with pytest.raises(SystemExit, match="--focus cars"):
+        train.parse_focus("cars=2")
+
+
+def smoke(folder, *args):
+    """A run of a few steps in a process of its own: it ends by leaving without cleaning up."""
+    script = os.path.join(os.path.dirname(train.__file__), "train.py")
+    run = subprocess.run([sys.executable, script, "--micro", "--chunks", "1", "--workers", "0", "--score", "0", "--tok", SHIPPED, "--out", str(folder), *args], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    with open(folder / "log.jsonl", encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def test_a_run_by_steps_repeats_and_goes_on(tmp_path):
+    args = "--steps", "11", "--seconds", "11", "--warm", "2", "--lr", "4e-3"
+    one, two = smoke(tmp_path / "a", *args), smoke(tmp_path / "b", *args)
+    loss = lambda log: [x["loss"] for x in log if "loss" in x]
+    assert loss(one) == loss(two) and len(loss(one)) == 2 and loss(one)[1] < loss(one)[0]
+    assert one[-1]["event"] == "trained" and one[-1]["steps"] == 12
+    more = smoke(tmp_path / "c", "--steps", "5", "--seconds", "5", "--warm", "1", "--lr", "1e-3", "--init", str(tmp_path / "a" / "model"), "--base", "7")
+    assert loss(more)[0] < loss(one)[0]
+
+
+def test_a_step_changes_weights_by_the_rate(text, net):
+    m = M.Model(M.Config(**M.MICRO))
+    loader = train.Loader(SHIPPED, 64, 0, .1, 0, 0)
+    step = train.Step(m, train.optimisers(m, 1e-3, False, "cpu", False), loader, text.img, .5, "cpu")
+    before = [p.detach().clone() for p in m.parameters()]
+    step.rate(0.)
+    out = step(loader.draw(1))
+    assert out.shape == (5,) and torch.isfinite(out).all()
+    assert all(torch.equal(a, b) for a, b in zip(before, m.parameters()))
+    step.rate(1e-3)
+    step(loader.draw(1))
+    assert not any(torch.equal(a, b) for a, b in zip(before, m.parameters()) if b.ndim == 2 and b.grad is not None and b.grad.abs().sum() > 0)
