@@ -92,7 +92,11 @@ func (s *script) prompt(c Caption, video bool, f map[string]string) string {
 	text := c.Prompt
 	if p, ok := preset(c.Preset); ok && text == "" {
 		text = p.Prompt
-		if video && p.Video != "" {
+		own, other := s.recipe.Wordings[c.Preset]
+		if other {
+			text = own
+		}
+		if video && p.Video != "" && !other {
 			text = p.Video
 		} else if video {
 			text = strings.ReplaceAll(text, "image", "video")

@@ -36,10 +36,12 @@ type Recipe struct {
 	KeepPreamble bool          `json:"keep_preamble,omitempty"` // do not strip "Here is a description:"
 	KeepCut      bool          `json:"keep_cut,omitempty"`      // do not end a cut caption at its last sentence
 
-	Sampling  engine.Sampling `json:"sampling"`
-	MaxTokens int             `json:"max_tokens,omitempty"` // of each caption; 0 = what the context leaves
-	MaxTiles  int             `json:"max_tiles,omitempty"`
-	Stop      []string        `json:"stop,omitempty"`
+	Sampling engine.Sampling `json:"sampling"`
+	// Wordings replace the text of presets, by name, for models that know other words.
+	Wordings  map[string]string `json:"wordings,omitempty"`
+	MaxTokens int               `json:"max_tokens,omitempty"` // of each caption; 0 = what the context leaves
+	MaxTiles  int               `json:"max_tiles,omitempty"`
+	Stop      []string          `json:"stop,omitempty"`
 
 	Filters Filters `json:"filters"`
 	Retries int     `json:"retries,omitempty"` // further attempts, with changed sampling
@@ -159,6 +161,11 @@ func (r *Recipe) Validate() error {
 			return err
 		}
 		seen[c.Key] = true
+	}
+	for name, text := range r.Wordings {
+		if _, ok := preset(name); !ok || strings.TrimSpace(text) == "" {
+			return fmt.Errorf("captioner: recipe: wording %q of preset %q: want some text and one of the presets %s", text, name, strings.Join(PresetNames(), ", "))
+		}
 	}
 	for _, f := range slices.Concat(r.Filters.Off, r.Filters.Refuse) {
 		if !slices.Contains(filter.Names(), f) {

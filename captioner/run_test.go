@@ -158,6 +158,25 @@ func TestSeveralCaptions(t *testing.T) {
 	require.Len(t, strings.Split(strings.TrimSpace(string(text)), "\n"), 3)
 }
 
+// TestWordings asks a preset in other words, of pictures and of videos.
+func TestWordings(t *testing.T) {
+	dir := t.TempDir()
+	pictures(t, dir, 1)
+	j := job(dir)
+	j.Recipe.Captions = []captioner.Caption{{Key: "tags", Preset: "tags"}, {Key: "short", Preset: "short"}}
+	j.Recipe.Wordings = map[string]string{"tags": "Tag this image."}
+	said := func(p fake.Prompt) string { return "asked <" + p.Text + ">" }
+	run(t, open(t, fake.Options{Answer: said}), j)
+	for _, r := range records(t, filepath.Join(dir, "captions.jsonl")) {
+		require.Contains(t, r.Captions["tags"], "Tag this image.")
+		require.Contains(t, r.Captions["short"], "Describe this image in one short sentence.")
+	}
+	for name, text := range map[string]string{"no such preset": "x", "tags": " "} {
+		r := captioner.Recipe{Wordings: map[string]string{name: text}}
+		require.ErrorContains(t, r.Validate(), fmt.Sprintf("wording %q of preset %q", text, name))
+	}
+}
+
 // TestSeveralEngines shares a queue among engines, one of which dies.
 func TestSeveralEngines(t *testing.T) {
 	dir := t.TempDir()

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"metacap/captioner"
+	"metacap/internal/demo"
 )
 
 // jobFlags make a caption command a job: many inputs, files as output, resumable.
@@ -92,6 +95,11 @@ func (c *captionCmd) recipe() (captioner.Recipe, error) {
 	if err := c.recipeCaptions(&r); err != nil {
 		return r, err
 	}
+	if c.embedded() {
+		if err := embeddedWordings(&r); err != nil {
+			return r, err
+		}
+	}
 	set(&r.Trigger, f.Trigger)
 	set(&r.Prefix, f.Prefix)
 	set(&r.Suffix, f.Suffix)
@@ -132,6 +140,21 @@ func (c *captionCmd) recipe() (captioner.Recipe, error) {
 		return r, err
 	}
 	return r, r.Validate()
+}
+
+// embeddedWordings puts the wordings that the embedded model knows in the place of
+// those of the presets.
+func embeddedWordings(r *captioner.Recipe) error {
+	for _, c := range r.Captions {
+		if _, ok := demo.Wordings[c.Preset]; !ok && slices.Contains(captioner.PresetNames(), c.Preset) && r.Wordings[c.Preset] == "" {
+			return fmt.Errorf("preset %q: the embedded model knows only %s; -m DIR names another model",
+				c.Preset, strings.Join(slices.Sorted(maps.Keys(demo.Wordings)), ", "))
+		}
+	}
+	known := maps.Clone(demo.Wordings)
+	maps.Copy(known, r.Wordings)
+	r.Wordings = known
+	return nil
 }
 
 // set replaces a value unless the flag was not given.

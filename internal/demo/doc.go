@@ -19,3 +19,15 @@ const Name = "demo"
 
 // Notice is said once to whoever uses the embedded model without asking for it.
 const Notice = "no -m given: using the embedded demo model, which knows only drawn pictures like testdata/drawn; for photographs use -m DIR with MetaCaptioner-8B"
+
+// Wordings are the questions of tools/drawn/prompts.json that stand for the
+// captioner's presets: the model was trained on these words and answers others with noise.
+// Presets that are missing are tasks that it has never seen.
+var Wordings = map[string]string{
+	"descriptive": "Please describe the image in detail.",
+	"long":        "Describe every visible detail of the image.",
+	"short":       "Describe the image in one sentence.",
+	"alt":         "Write alt text for the image.",
+	"tags":        "List tags for the image, separated by commas.",
+	"text":        "Read all text in the image verbatim.",
+}

@@ -1,6 +1,7 @@
 package demo_test
 
 import (
+	"encoding/json"
 	"io"
 	"io/fs"
 	"os"
@@ -53,4 +54,22 @@ func TestFS(t *testing.T) {
 	part := make([]byte, 4)
 	_, err = f.(io.ReaderAt).ReadAt(part, 1)
 	require.NoError(t, err)
+}
+
+// TestWordings: every wording is one of the prompts that the model was trained on.
+func TestWordings(t *testing.T) {
+	data, err := os.ReadFile("../../tools/drawn/prompts.json")
+	require.NoError(t, err)
+	var file struct {
+		Tasks map[string]struct{ Prompts []string }
+	}
+	require.NoError(t, json.Unmarshal(data, &file))
+	var trained []string
+	for _, task := range file.Tasks {
+		trained = append(trained, task.Prompts...)
+	}
+	require.NotEmpty(t, demo.Wordings)
+	for preset, text := range demo.Wordings {
+		require.Contains(t, trained, text, preset)
+	}
 }
