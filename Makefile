@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda bench-cuda race lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-cuda bench-cuda race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench-cuda: ## kernels and the whole model at the 8B shape on a GPU (random weig
 
 race: ## tests under the race detector; the kernels' C code and their own long suite are left out
 	$(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v '^metacap/kernels/')
+
+test-long: ## the engine's randomised tests at full size: thousands of scenarios, 10,000 requests (ten minutes)
+	METACAP_LONG=1 $(GO) test -count=1 -timeout 60m -v -run 'TestDifferential$$|TestDifferentialReal|TestConstrained|TestNoCrossTalk|TestStorms|TestClose' ./engine
 
 lint: ## gofumpt, go vet, staticcheck
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '^third_party/')); \

@@ -26,6 +26,7 @@ type Config struct {
 	// ContextTokens lowers the longest allowed sequence; 0 = the model's limit.
 	ContextTokens int
 	// MaxWaiting caps the requests that wait for room; more get ErrOverloaded. 0 = 1024.
+	// A request holds the tiles of its pictures until it ends, 0.6 MB each at 448 pixels.
 	MaxWaiting int
 	// DisablePrefixCache forgets the blocks of finished sequences instead of keeping them for reuse.
 	DisablePrefixCache bool
