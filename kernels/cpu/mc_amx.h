@@ -1,9 +1,14 @@
 // mc_amx.h: linear layers of bf16 panels with tiles. Up to 4 rows go through fused
 // multiply-adds in the order of the tiles, which read memory faster; up to 16 in strips of
 // two panels, up to 32 in blocks over all of K: weights stream from memory. More rows go in
-// blocks of 32 by 32 over chunks of 1 KiB a row, so that the chunk of a panel stays in
+// blocks of 32 by 32 over chunks of 512 bytes a row, so that the chunk of a panel stays in
 // the first level of cache and the chunks of AMX_SUPER rows in the second.
-enum { AMX_CHUNK = 1024, AMX_SUPER = 512, AMX_PANELS = 8 };
+enum { AMX_CHUNK = 512, AMX_SUPER = 512, AMX_PANELS = 8 };
+
+// More than AMX_ROWS rows are staged as tiles, which are read from their first byte to
+// their last: [rows/16][k/32][16][32].
+INLINE int64_t amx_staged(const mc_weight *w, int64_t T) { return CEIL(T, 32) * 32 * w->k * 2; }
+INLINE tile_rows amx_rows_at(const mc_weight *w, const char *X, int64_t row) { return (tile_rows){X + row * w->k * 2, 64, 1024, w->k * 32}; }
 
 typedef struct { int64_t per, pieces, supers; } amx_cut; // panels of a task, tasks beside and below each other
 static amx_cut amx_cut_of(const mc_cmd *c, int threads) {
@@ -114,37 +119,53 @@ static unsigned denormals_off(void) { return 0; }
 static void denormals_back(unsigned old) {}
 #endif
 
+// Writes row t among the staged tiles.
+static void amx_stage(const mc_weight *w, char *X, int64_t t, const char *x, int64_t dt) {
+	char *dst = X + t / 16 * w->k * 32 + t % 16 * 64;
+	for (int64_t j = 0; j < w->k; j += 32, dst += 1024) stage_row(KT, dst, x + j * size_of(dt), dt, 32, 32);
+}
+
 // At most 16 rows; a strip is two panels, or with glu the two halves of an output.
-static void amx_strips(const mc_cmd *c, int64_t p0, int64_t p1, const char *X, int64_t ldx, float *sums) {
+static void amx_strips(const mc_cmd *c, int64_t p0, int64_t p1, const char *X, float *sums) {
 	const mc_weight *w = c->obj;
 	int R = (int)c->n[0], glu = c->n[3] != 0;
 	int64_t half = w->n / 64 * w->panel_bytes, ahead[2] = {2048, 2048};
 	for (int64_t p = p0; p < p1; p += glu ? 1 : 2) {
 		const char *at = w->data + p * w->panel_bytes, *W[2] = {at, glu ? at + half : p + 1 < p1 ? at + w->panel_bytes : at};
-		tile_strip(X, ldx, W, ahead, 1, w->k / 32, sums, 64, 0);
+		tile_strip(amx_rows_at(w, X, 0), W, ahead, 1, w->k / 32, sums, 64, 0);
 		if (glu) epilogue_glu(c, 0, R, p * 32, 32, sums, sums + 32, 64);
 		else epilogue(c, 0, R, p * 32, imin(imin(64, (p1 - p) * 32), w->n - p * 32), sums, 64);
 	}
 }
 
 // 17 to 32 rows.
-static void amx_blocks(const mc_cmd *c, int64_t p0, int64_t p1, const char *X, int64_t ldx, float *sums) {
+static void amx_blocks(const mc_cmd *c, int64_t p0, int64_t p1, const char *X, float *sums) {
 	const mc_weight *w = c->obj;
 	int R = (int)c->n[0];
 	int64_t half = w->n / 64 * w->panel_bytes;
 	for (int64_t p = p0; p < p1; p++) {
 		const char *at = w->data + p * w->panel_bytes;
-		tile_block(1, X, ldx, at, w->k / 32, sums, 32, 0, at + 2048, 32);
+		tile_block(1, amx_rows_at(w, X, 0), at, w->k / 32, sums, 32, 0, (tile_ahead){.weights = at + 2048, .lines = 32});
 		if (c->n[3]) {
-			tile_block(1, X, ldx, at + half, w->k / 32, sums + 32 * 32, 32, 0, at + half + 2048, 32);
+			tile_block(1, amx_rows_at(w, X, 0), at + half, w->k / 32, sums + 32 * 32, 32, 0, (tile_ahead){.weights = at + half + 2048, .lines = 32});
 			epilogue_glu(c, 0, R, p * 32, 32, sums, sums + 32 * 32, 32);
 		} else epilogue(c, 0, R, p * 32, imin(32, w->n - p * 32), sums, 32);
 	}
 }
 
+// What the block of rows from row on, of steps, asks for: weights, and at the last chunk
+// the output of the next block.
+static tile_ahead amx_ahead(const mc_cmd *c, const char *weights, int64_t lines, int last, int64_t p, int64_t row, int64_t r1, int64_t steps) {
+	tile_ahead f = {.weights = weights, .lines = (int)lines, .stride = c->t[0].stride * size_of(c->t[0].dt)};
+	if (!last || row + 64 > r1) return f; // rows past the last one are not ours
+	f.out = row_of(&c->t[0], row + 32) + p * 32 * size_of(c->t[0].dt);
+	f.rows = (int)CEIL(32, steps);
+	return f;
+}
+
 // Rows r0..r1 by panels p0..p1, chunk by chunk of k; sums are [panel][rows][32], the
 // halves of glu side by side. While a chunk of a panel is used the next one is fetched.
-static void amx_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_t r1, const char *X, int64_t ldx, float *sums) {
+static void amx_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_t r1, const char *X, float *sums) {
 	const mc_weight *w = c->obj;
 	int glu = c->n[3] != 0, width = glu ? 2 : 1;
 	int64_t half = w->n / 64 * w->panel_bytes, bytes = w->k * 2, blocks = CEIL(r1 - r0, 32), lines = CEIL(32, blocks);
@@ -156,7 +177,7 @@ static void amx_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 				const char *at = w->data + p * w->panel_bytes + k * 32 + h * half, *next = p + 1 < p1 ? at + w->panel_bytes : w->data + p0 * w->panel_bytes + (k + AMX_CHUNK) * 32 + h * half;
 				float *s = sums + ((p - p0) * width + h) * blocks * 1024;
 				for (int64_t b = 0; b < blocks; b++, s += 1024) {
-					tile_block(1, X + (r0 + b * 32) * ldx + k, ldx, at, steps, s, 32, k > 0, next + b * steps * lines * 64, (int)lines);
+					tile_block(1, amx_rows_at(w, X + k * 16, r0 + b * 32), at, steps, s, 32, k > 0, amx_ahead(c, next + b * steps * lines * 64, lines, last && h == width - 1, p, r0 + b * 32, r1, steps));
 					if (!last || h < width - 1) continue;
 					int R = (int)imin(32, r1 - r0 - b * 32);
 					if (glu) epilogue_glu(c, r0 + b * 32, R, p * 32, 32, s - blocks * 1024, s, 32);
@@ -166,7 +187,7 @@ static void amx_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 	}
 }
 
-static void amx_run(const mc_cmd *c, int64_t task, int threads, const char *X, int64_t ldx, float *sums) {
+static void amx_run(const mc_cmd *c, int64_t task, int threads, const char *X, float *sums) {
 	const mc_weight *w = c->obj;
 	int64_t T = c->n[0];
 	amx_cut t = amx_cut_of(c, threads);
@@ -179,13 +200,13 @@ static void amx_run(const mc_cmd *c, int64_t task, int threads, const char *X, i
 	}
 	if (T <= 16) {
 		tile_begin((int)T, 0);
-		amx_strips(c, p0, p1, X, ldx, sums);
+		amx_strips(c, p0, p1, X, sums);
 	} else if (T <= 32) {
 		tile_begin(16, (int)T - 16);
-		amx_blocks(c, p0, p1, X, ldx, sums);
+		amx_blocks(c, p0, p1, X, sums);
 	} else {
 		tile_begin(16, 16);
-		amx_many(c, p0, p1, r0, imin(T, r0 + AMX_SUPER), X, ldx, sums);
+		amx_many(c, p0, p1, r0, imin(T, r0 + AMX_SUPER), X, sums);
 	}
 	tile_end();
 	denormals_back(old);

@@ -5,10 +5,10 @@
 
 // Whether T rows go through tiles: groups are whole steps, and rows enough that reading
 // the tiles out costs less than the products of mc_quant.h.
-enum { AMX_Q_ROWS = 5 };
+enum { AMX_Q_ROWS = 5, AMX_Q_CHUNK = 1024 };
 static int amx_quant(const mc_weight *w, int64_t T) { return T >= AMX_Q_ROWS && w->agroup % 64 == 0; }
 
-typedef struct { int32_t ints[2][32 * 32]; uint8_t codes[2][AMX_CHUNK * 32]; } amx_q_local; // sums of a group in turns; int4 spread
+typedef struct { int32_t ints[2][32 * 32]; uint8_t codes[2][AMX_Q_CHUNK * 32]; } amx_q_local; // sums of a group in turns; int4 spread
 static float *amx_q_sums(char *local) { return (float *)(local + sizeof(amx_q_local)); }
 
 static void amx_q_plan(const mc_cmd *c, int threads, mc_plan *out) {
@@ -68,7 +68,7 @@ INLINE void amx_q_scale(int NP, int R, const amx_q_args *a, int64_t g, int64_t s
 
 // F[R][NP*32] (+)= the product over all groups. A group's tiles are computed before the
 // sums of the group before it are scaled, so that both go on at the same time.
-INLINE void amx_q_product(int NP, int R, const amx_q_args *a, int32_t (*ints)[32 * 32], float *F, int acc, const char *fetch, const char *fetch1, int lines) {
+INLINE void amx_q_product(int NP, int R, const amx_q_args *a, int32_t (*ints)[32 * 32], float *F, int acc, tile_ahead fetch, const char *second) {
 	const uint8_t *w0 = a->W[0], *w1 = NP == 2 ? a->W[1] : NULL;
 	const char *x = a->x;
 	int64_t past = a->phase, s = 0;
@@ -92,9 +92,9 @@ INLINE void amx_q_product(int NP, int R, const amx_q_args *a, int32_t (*ints)[32
 					TILE_BYTES(2, 5, 6);
 					TILE_BYTES(3, 5, 7);
 				}
-				tile_fetch(fetch, lines);
-				if (NP == 2) tile_fetch(fetch1, lines), fetch1 += lines * 64;
-				x += 64, w0 += 2048, fetch += lines * 64;
+				tile_fetch_ahead(&fetch);
+				if (NP == 2) tile_fetch(second, fetch.lines), second += fetch.lines * 64;
+				x += 64, w0 += 2048;
 			}
 		}
 		if (g > 0) {
@@ -132,14 +132,13 @@ static void amx_q_strips(const mc_cmd *c, int64_t p0, int64_t p1, const char *X,
 	const mc_weight *w = c->obj;
 	int R = (int)c->n[0], glu = c->n[3] != 0;
 	float *F = amx_q_sums((char *)l);
-	int64_t all = w->k / w->agroup, chunk = AMX_CHUNK / w->agroup;
+	int64_t all = w->k / w->agroup, chunk = AMX_Q_CHUNK / 4 / w->agroup; // both spread panels stay in the first level of cache
 	for (int64_t p = p0; p < p1; p += glu ? 1 : 2) {
 		int64_t panel[2] = {p, glu ? p + w->n / 64 : imin(p + 1, p1 - 1)};
 		for (int64_t g = 0; g < all; g += chunk) {
 			amx_q_args a = amx_q_operands(w, X, codes, ldx, panel, 2, g, imin(all, g + chunk), l);
-			const char *ahead0 = (const char *)a.W[0] + 2048, *ahead1 = (const char *)a.W[1] + 2048;
-			if (w->layout == MC_W_Q8) amx_q_product(2, R, &a, l->ints, F, g > 0, ahead0, ahead1, 32);
-			else amx_q_product(2, R, &a, l->ints, F, g > 0, X, X, 0);
+			tile_ahead ahead = {.weights = (const char *)a.W[0] + 2048, .lines = w->layout == MC_W_Q8 ? 32 : 0}; // int4 is in cache
+			amx_q_product(2, R, &a, l->ints, F, g > 0, ahead, (const char *)a.W[1] + 2048);
 		}
 		if (glu) epilogue_glu(c, 0, R, p * 32, 32, F, F + 32, 64);
 		else epilogue(c, 0, R, p * 32, imin(imin(64, (p1 - p) * 32), w->n - p * 32), F, 64);
@@ -150,7 +149,7 @@ static void amx_q_strips(const mc_cmd *c, int64_t p0, int64_t p1, const char *X,
 static void amx_q_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_t r1, const char *X, int64_t codes, int64_t ldx, amx_q_local *l) {
 	const mc_weight *w = c->obj;
 	int glu = c->n[3] != 0, width = glu ? 2 : 1;
-	int64_t all = w->k / w->agroup, chunk = AMX_CHUNK / w->agroup, blocks = CEIL(r1 - r0, 32), four = w->layout == MC_W_Q4;
+	int64_t all = w->k / w->agroup, chunk = AMX_Q_CHUNK / w->agroup, blocks = CEIL(r1 - r0, 32), four = w->layout == MC_W_Q4;
 	int64_t lines = CEIL(four ? 16 : 32, blocks);
 	for (int64_t g = 0; g < all; g += chunk)
 		for (int64_t p = p0; p < p1; p++)
@@ -164,7 +163,7 @@ static void amx_q_many(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int6
 					int R = (int)imin(32, r1 - row);
 					amx_q_args a = first;
 					a.x += skip, a.scale += skip / 4, a.sum += skip / 4;
-					amx_q_product(1, R, &a, l->ints, F, g > 0, next + b * (end - g) * a.steps * lines * 64, NULL, (int)lines);
+					amx_q_product(1, R, &a, l->ints, F, g > 0, amx_ahead(c, next + b * (end - g) * a.steps * lines * 64, lines, end == all && h == width - 1, p, row, r1, (end - g) * a.steps), NULL);
 					if (end < all || h < width - 1) continue;
 					if (glu) epilogue_glu(c, row, R, p * 32, 32, F - blocks * 1024, F, 32);
 					else epilogue(c, row, R, p * 32, imin(32, w->n - p * 32), F, 32);

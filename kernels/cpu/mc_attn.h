@@ -170,11 +170,11 @@ static void attn_scores(const attn_tile *t, int i0, int R, int64_t d, const char
 #ifdef MC_TILE
 		if (t->kind == KT) {
 			if (R > 16 || g + 1 == pages) {
-				tile_block(R > 16, Q, t->ldq * 2, k[g], d / 32, S + g * 32, CHUNK, 0, k[g] + to_values[g], 32);
+				tile_block(R > 16, rows_of(Q, t->ldq * 2), k[g], d / 32, S + g * 32, CHUNK, 0, (tile_ahead){.weights = k[g] + to_values[g], .lines = 32});
 				g++;
 				continue;
 			}
-			tile_strip(Q, t->ldq * 2, k + g, to_values + g, 1, d / 32, S + g * 32, CHUNK, 0);
+			tile_strip(rows_of(Q, t->ldq * 2), k + g, to_values + g, 1, d / 32, S + g * 32, CHUNK, 0);
 			g += 2;
 			continue;
 		}
@@ -200,9 +200,9 @@ static void attn_values(const attn_tile *t, int i0, int R, const attn_pages *a, 
 			W[2 * g] = v[g] + p * v_bytes, W[2 * g + 1] = W[2 * g] + second * v_bytes;
 			ahead[2 * g] = ahead[2 * g + 1] = to_next[g];
 		}
-		if (R > 16) tile_pieces(1, (const char *)S, CHUNK * 4, W, ahead, pages, O + p * 32, a->dp);
-		else if (second) tile_strip((const char *)S, CHUNK * 4, W, ahead, pages, 1, O + p * 32, a->dp, 1);
-		else tile_pieces(0, (const char *)S, CHUNK * 4, W, ahead, pages, O + p * 32, a->dp);
+		if (R > 16) tile_pieces(1, rows_of(S, CHUNK * 4), W, ahead, pages, O + p * 32, a->dp);
+		else if (second) tile_strip(rows_of(S, CHUNK * 4), W, ahead, pages, 1, O + p * 32, a->dp, 1);
+		else tile_pieces(0, rows_of(S, CHUNK * 4), W, ahead, pages, O + p * 32, a->dp);
 	}
 	if (kind == KT) return;
 #endif

@@ -243,7 +243,10 @@ static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 #ifdef MC_TILE
 	if (kind == KT && phase == 1) { amx_plan(c, threads, out); return; }
 #endif
-	out->shared_bytes = (T + 31) * row; // tiles read past the last row, and drop what they make of it
+	out->shared_bytes = T * row;
+#ifdef MC_TILE
+	if (kind == KT) out->shared_bytes = imax(out->shared_bytes, amx_staged(w, T)) * (T <= AMX_ROWS ? 2 : 1);
+#endif
 	if (phase == 0) {
 		out->tasks = CEIL(T, 8);
 		out->ns = (double)T * w->k * 0.05;
@@ -319,8 +322,12 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 	int64_t T = c->n[0], ldx = staged_row(w, kind), size = kind_size(kind);
 	if (phase == 0) {
 #ifdef MC_TILE
-		if (kind == KT && T <= AMX_ROWS) {
-			for (int64_t t = 0; t < T; t++) amx_stage_few((float *)x->shared + t * w->k, row_of(&c->t[1], t), c->t[1].dt, w->k);
+		if (kind == KT) {
+			for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++) {
+				const char *row = row_of(&c->t[1], t);
+				if (T <= AMX_ROWS) amx_stage_few((float *)x->shared + t * w->k, row, c->t[1].dt, w->k);
+				else amx_stage(w, x->shared, t, row, c->t[1].dt);
+			}
 			return;
 		}
 #endif
@@ -329,7 +336,7 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 		return;
 	}
 #ifdef MC_TILE
-	if (kind == KT) { amx_run(c, task, threads, x->shared, ldx * 2, (float *)x->local); return; }
+	if (kind == KT) { amx_run(c, task, threads, x->shared, (float *)x->local); return; }
 #endif
 	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, p1 = imin(panels, p0 + per);

@@ -77,12 +77,26 @@ static void tile_bytes(int c, int a, int b) {
 #define TILE_BYTES(c, a, b) tile_bytes(c, a, b)
 #endif
 
+// Rows of a product: a tile of 16 rows of 64 bytes at p with ld bytes from row to row, the
+// next step of k step bytes on, the second tile of a block upper bytes on.
+typedef struct { const char *p; int64_t ld, step, upper; } tile_rows;
+INLINE tile_rows rows_of(const void *p, int64_t ld) { return (tile_rows){p, ld, 64, 16 * ld}; }
+
 // Asks for n lines from p on, for the second level of cache.
 INLINE void tile_fetch(const char *p, int n) { for (int i = 0; i < n; i++) __builtin_prefetch(p + i * 64, 0, 2); }
 
+// What a block asks for in each step, so that it is in the second level of cache when its
+// turn comes: lines of weights, and two lines each of some rows of the output, whose
+// memory would otherwise be waited for when it is written.
+typedef struct { const char *weights, *out; int64_t stride; int lines, rows; } tile_ahead;
+INLINE void tile_fetch_ahead(tile_ahead *f) {
+	tile_fetch(f->weights, f->lines);
+	f->weights += f->lines * 64;
+	for (int i = 0; i < f->rows; i++, f->out += f->stride) tile_fetch(f->out, 2);
+}
+
 // C[rows][32] (+)= A[rows][steps * 64 bytes] * panel. upper: there are rows in 5.
-// Each step fetches lines more from fetch on.
-INLINE void tile_block(int upper, const char *A, int64_t lda, const char *B, int64_t steps, float *C, int64_t ldc, int acc, const char *fetch, int lines) {
+INLINE void tile_block(int upper, tile_rows A, const char *B, int64_t steps, float *C, int64_t ldc, int acc, tile_ahead fetch) {
 	char *c0 = (char *)C, *c1 = c0 + 16 * ldc * 4;
 	if (acc) {
 		TILE_LOAD(0, c0, ldc * 4); TILE_LOAD(1, c0 + 64, ldc * 4);
@@ -92,18 +106,18 @@ INLINE void tile_block(int upper, const char *A, int64_t lda, const char *B, int
 		if (upper) { TILE_ZERO(2); TILE_ZERO(3); }
 	}
 	for (int64_t s = 0; s < steps; s++) {
-		TILE_LOAD(4, A, lda);
+		TILE_LOAD(4, A.p, A.ld);
 		TILE_LOAD(6, B, 128);
 		TILE_BF16(0, 4, 6);
 		TILE_LOAD(7, B + 64, 128);
 		TILE_BF16(1, 4, 7);
 		if (upper) {
-			TILE_LOAD(5, A + 16 * lda, lda);
+			TILE_LOAD(5, A.p + A.upper, A.ld);
 			TILE_BF16(2, 5, 6);
 			TILE_BF16(3, 5, 7);
 		}
-		tile_fetch(fetch, lines);
-		A += 64, B += 2048, fetch += lines * 64;
+		tile_fetch_ahead(&fetch);
+		A.p += A.step, B += 2048;
 	}
 	TILE_STORE(0, c0, ldc * 4); TILE_STORE(1, c0 + 64, ldc * 4);
 	if (upper) { TILE_STORE(2, c1, ldc * 4); TILE_STORE(3, c1 + 64, ldc * 4); }
@@ -111,7 +125,7 @@ INLINE void tile_block(int upper, const char *A, int64_t lda, const char *B, int
 
 // C[rows][64] (+)= A * two panels of nseg pieces, W[2*s] and W[2*s+1], of steps each; A
 // advances through them. ahead[2*s+p] is the distance of the bytes to fetch meanwhile.
-INLINE void tile_strip(const char *A, int64_t lda, const char *const *W, const int64_t *ahead, int nseg, int64_t steps, float *C, int64_t ldc, int acc) {
+INLINE void tile_strip(tile_rows A, const char *const *W, const int64_t *ahead, int nseg, int64_t steps, float *C, int64_t ldc, int acc) {
 	char *c = (char *)C;
 	if (acc) { TILE_LOAD(0, c, ldc * 4); TILE_LOAD(1, c + 64, ldc * 4); TILE_LOAD(2, c + 128, ldc * 4); TILE_LOAD(3, c + 192, ldc * 4); }
 	else { TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3); }
@@ -119,7 +133,7 @@ INLINE void tile_strip(const char *A, int64_t lda, const char *const *W, const i
 		const char *b0 = W[2 * s], *b1 = W[2 * s + 1];
 		int64_t a0 = ahead[2 * s], a1 = ahead[2 * s + 1];
 		for (int64_t i = 0; i < steps; i++) {
-			TILE_LOAD(4, A, lda);
+			TILE_LOAD(4, A.p, A.ld);
 			TILE_LOAD(5, b0, 128);
 			TILE_BF16(0, 4, 5);
 			TILE_LOAD(6, b0 + 64, 128);
@@ -130,7 +144,7 @@ INLINE void tile_strip(const char *A, int64_t lda, const char *const *W, const i
 			TILE_LOAD(5, b1 + 64, 128);
 			TILE_BF16(3, 4, 5);
 			tile_fetch(b1 + a1, 32);
-			A += 64, b0 += 2048, b1 += 2048;
+			A.p += A.step, b0 += 2048, b1 += 2048;
 		}
 	}
 	TILE_STORE(0, c, ldc * 4); TILE_STORE(1, c + 64, ldc * 4); TILE_STORE(2, c + 128, ldc * 4); TILE_STORE(3, c + 192, ldc * 4);
@@ -138,23 +152,23 @@ INLINE void tile_strip(const char *A, int64_t lda, const char *const *W, const i
 
 // C[rows][32] += A[rows][nseg * 64 bytes] * one panel of nseg pieces W[2*s] of one step each.
 // With rows in 5 if the shape is a block's; else the panel's second half is in 7 too.
-INLINE void tile_pieces(int upper, const char *A, int64_t lda, const char *const *W, const int64_t *ahead, int nseg, float *C, int64_t ldc) {
+INLINE void tile_pieces(int upper, tile_rows A, const char *const *W, const int64_t *ahead, int nseg, float *C, int64_t ldc) {
 	char *c0 = (char *)C, *c1 = c0 + 16 * ldc * 4;
 	TILE_LOAD(0, c0, ldc * 4); TILE_LOAD(1, c0 + 64, ldc * 4);
 	if (upper) { TILE_LOAD(2, c1, ldc * 4); TILE_LOAD(3, c1 + 64, ldc * 4); }
 	for (int s = 0; s < nseg; s++) {
-		TILE_LOAD(4, A, lda);
+		TILE_LOAD(4, A.p, A.ld);
 		TILE_LOAD(6, W[2 * s], 128);
 		TILE_BF16(0, 4, 6);
 		TILE_LOAD(7, W[2 * s] + 64, 128);
 		TILE_BF16(1, 4, 7);
 		if (upper) {
-			TILE_LOAD(5, A + 16 * lda, lda);
+			TILE_LOAD(5, A.p + A.upper, A.ld);
 			TILE_BF16(2, 5, 6);
 			TILE_BF16(3, 5, 7);
 		}
 		tile_fetch(W[2 * s] + ahead[2 * s], 32);
-		A += 64;
+		A.p += A.step;
 	}
 	TILE_STORE(0, c0, ldc * 4); TILE_STORE(1, c0 + 64, ldc * 4);
 	if (upper) { TILE_STORE(2, c1, ldc * 4); TILE_STORE(3, c1 + 64, ldc * 4); }

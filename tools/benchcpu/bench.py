@@ -97,9 +97,12 @@ class Bench:
     def limits(self):
         return json.loads(run([f"{self.o.dir}/machine", str(self.o.threads), "3", "128"]))
 
-    def best(self, row):
-        """The options with which the other engine is fastest, and what each gave. A setting that fails is in the table as none."""
-        tried = {}
+    def best(self, row, before):
+        """The options with which the other engine is fastest, and what each gave. A setting that fails is in the table as none.
+        before is what an earlier run tried; it is not tried again."""
+        tried = {options: before[name(options)] for options in OPTIONS if name(options) in before}
+        if tried:
+            return max(tried, key=tried.get), before
         if row[6] == "openvino":
             return (), tried
         for options in OPTIONS if row[6] != "vision" else [("fa",), ()]:
@@ -111,8 +114,8 @@ class Bench:
             raise SystemExit(f"{row[0]}: llama.cpp fails with every setting")
         return max(tried, key=tried.get), {name(k): v for k, v in tried.items()}
 
-    def measure(self, row):
-        best, tried = self.best(row)
+    def measure(self, row, before):
+        best, tried = self.best(row, before)
         a, b = [], []
         for _ in range(self.o.rounds):
             a += self.ours(row)
@@ -158,7 +161,7 @@ def markdown(doc):
     lines = [f"# CPU: {doc['cpu']}, {t} threads", "",
              f"{'; '.join(devices)}; metacap {', '.join(versions)}; llama.cpp of llama-cpp-python {doc['llama']}, each row at the best of its settings "
              f"(flash attention, repacked weights); OpenVINO {doc['openvino']}.",
-             f"Medians of interleaved rounds ({doc['rounds']} of {doc['reps']} repetition(s)), rows measured from {min(r['time'] for r in rows)} to "
+             f"Medians of at least {min(min(len(r['metacap']), len(r['other'])) for r in rows)} samples, both engines in turns; rows measured from {min(r['time'] for r in rows)} to "
              f"{max(r['time'] for r in rows)}; load average at the end of a row at most {max(r['load'][0] for r in rows):.1f} on {doc['cores']} cores.",
              f"Machine, best of {len(doc['limits'])} measurements before and after: DRAM {limit['dram_read']:.1f} GB/s, L3 {limit['l3_read']:.1f} GB/s, "
              f"bf16 products {limit['bf16']:.0f} GFLOP/s, int8 {limit['int8']:.0f} GOP/s.", "",
@@ -182,16 +185,16 @@ def main():
     for r in rows:
         b.gguf(r[4], r[5])
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    doc = {"cpu": cpu, "cores": os.cpu_count(), "threads": o.threads, "rounds": o.rounds, "reps": o.reps, "llama": open(f"{o.dir}/llama.version").read().strip(),
+    doc = {"cpu": cpu, "cores": os.cpu_count(), "threads": o.threads, "llama": open(f"{o.dir}/llama.version").read().strip(),
            "openvino": run([f"{o.dir}/venv/bin/python", "-c", "import openvino; print(openvino.__version__.split('-')[0])"]).strip(), "limits": [], "rows": {}}
     base = f"{o.out}/cpu-" + re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
     if o.out and os.path.exists(base + ".json"):
         old = json.load(open(base + ".json"))
-        if all(old[k] == doc[k] for k in ("cpu", "cores", "threads", "rounds", "reps", "llama", "openvino")):
+        if all(old[k] == doc[k] for k in ("cpu", "cores", "threads", "llama", "openvino")):
             doc["rows"], doc["limits"] = old["rows"], old["limits"]
     doc["limits"].append(b.limits())
     for r in rows:
-        doc["rows"][r[0]] = b.measure(r)
+        doc["rows"][r[0]] = b.measure(r, doc["rows"].get(r[0], {}).get("tried", {}))
         write(doc, o.out, base)  # after each row, so that an interruption loses nothing
     doc["limits"].append(b.limits())
     print(write(doc, o.out, base))
