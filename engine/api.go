@@ -9,7 +9,8 @@ import (
 // Config says how to open an engine. The zero value is sane: the best device,
 // the checkpoint's dtype, all cores, memory fitted to the device.
 type Config struct {
-	// Device is "auto" (or ""), "cpu", "ref", "cuda" or "cuda:N".
+	// Device is "auto" (or ""), "cpu", "ref", "cuda" or "cuda:N"; "cpu:SET" takes an
+	// instruction set of kernels/cpu instead of the machine's best.
 	Device string
 	// DType is the compute type: "auto" (or ""), "f32" or "bf16".
 	DType string

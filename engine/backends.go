@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -15,20 +16,32 @@ import (
 // backend is a way to open a device. This file alone names the backends.
 type backend struct {
 	name string
-	open func(ordinal, threads int) (kernels.Backend, error)
+	// open opens the device that which names: what follows the colon of Config.Device, "" for the first or best.
+	open func(which string, threads int) (kernels.Backend, error)
 	auto bool // tried by Device "auto", in this order
 }
 
 var backends = []backend{
-	{name: "cuda", auto: true, open: func(ordinal, _ int) (kernels.Backend, error) {
+	{name: "cuda", auto: true, open: func(which string, _ int) (kernels.Backend, error) {
+		ordinal, err := strconv.Atoi(cmp.Or(which, "0"))
+		if err != nil || ordinal < 0 {
+			return nil, fmt.Errorf("cuda:%s is no number of a device: %w", which, kernels.ErrUnavailable)
+		}
 		b, err := cuda.Open(cuda.Options{Device: ordinal})
 		if err != nil {
 			return nil, err // not a nil *cuda.Backend in an interface
 		}
 		return b, nil
 	}},
-	{name: "cpu", auto: true, open: func(_, threads int) (kernels.Backend, error) { return cpu.Open(cpu.Options{Threads: threads}) }},
-	{name: "ref", open: func(_, threads int) (kernels.Backend, error) { return ref.Open(ref.Options{Threads: threads}) }},
+	{name: "cpu", auto: true, open: func(which string, threads int) (kernels.Backend, error) {
+		return cpu.Open(cpu.Options{Threads: threads, ISA: which})
+	}},
+	{name: "ref", open: func(which string, threads int) (kernels.Backend, error) {
+		if which != "" {
+			return nil, fmt.Errorf("there is one ref, no ref:%s: %w", which, kernels.ErrUnavailable)
+		}
+		return ref.Open(ref.Options{Threads: threads})
+	}},
 }
 
 // Device is what Devices found out about a backend.
@@ -43,7 +56,7 @@ func Devices() []Device {
 	var list []Device
 	for _, b := range backends {
 		d := Device{Name: b.name}
-		be, err := b.open(0, 0)
+		be, err := b.open("", 0)
 		if err != nil {
 			d.Err = err
 		} else {
@@ -58,22 +71,17 @@ func Devices() []Device {
 // OpenBackend opens the device named by Config.Device with threads CPU threads,
 // 0 = all. The error is ErrNoDevice for an unknown or absent device and says why.
 func OpenBackend(device string, threads int) (kernels.Backend, error) {
-	name, number, numbered := strings.Cut(device, ":")
-	ordinal := 0
-	if numbered {
-		n, err := strconv.Atoi(number)
-		if err != nil || n < 0 || name != "cuda" {
-			return nil, fmt.Errorf("engine: device %q: only cuda:N takes a number: %w", device, ErrNoDevice)
-		}
-		ordinal = n
-	}
+	name, which, named := strings.Cut(device, ":")
 	auto := name == "" || name == "auto"
+	if named && (auto || which == "") {
+		return nil, fmt.Errorf("engine: device %q: want cuda:N or cpu:SET with a device or an instruction set: %w", device, ErrNoDevice)
+	}
 	var why []error
 	for _, b := range backends {
 		if b.name != name && !(auto && b.auto) {
 			continue
 		}
-		be, err := b.open(ordinal, threads)
+		be, err := b.open(which, threads)
 		if err == nil {
 			return be, nil
 		}

@@ -7,7 +7,7 @@ import (
 
 // OpenSimulator adds the backend "sim": the CUDA backend on a simulated driver.
 func OpenSimulator(library string) {
-	backends = append(backends, backend{name: "sim", open: func(int, int) (kernels.Backend, error) {
+	backends = append(backends, backend{name: "sim", open: func(string, int) (kernels.Backend, error) {
 		b, err := cuda.Open(cuda.Options{Library: library})
 		if err != nil {
 			return nil, err

@@ -15,7 +15,7 @@ import (
 	"metacap/internal/demo"
 )
 
-const deviceHelp = "auto, cpu, cuda, cuda:N or ref (slow, exact)."
+const deviceHelp = "auto, cpu, cuda, cuda:N, ref (slow, exact), or cpu:SET, the CPU with one of the instruction sets amx, avx512bf16, avx512, avx2, base."
 
 var errNoModel = errors.New("this binary carries no model (built with -tags nodemo): give one with -m DIR")
 

@@ -16,7 +16,7 @@ import (
 type parityCmd struct {
 	Dirs []string `arg:"" name:"dir" help:"Directories with goldens, anywhere below."`
 
-	Backend          string   `default:"auto" placeholder:"NAME" help:"ref, cpu, cuda, cuda:N or auto."`
+	Backend          string   `default:"auto" placeholder:"NAME" help:"ref, cpu, cpu:SET, cuda, cuda:N or auto."`
 	Threads          int      `default:"0" placeholder:"N" help:"CPU threads; 0 = all cores."`
 	Only             []string `enum:"tokenizer,chat,images,models" placeholder:"PART" help:"Compare only these parts: tokenizer, chat, images, models."`
 	Match            string   `placeholder:"TEXT" help:"Only cases whose name holds TEXT."`

@@ -16,7 +16,8 @@ type Options struct {
 	// Threads is the number of threads, the caller's included; 0 = runtime.GOMAXPROCS,
 	// which respects affinity masks and container quotas.
 	Threads int
-	// ISA forces an instruction set: one of ISAs(). "" = the best that runs here.
+	// ISA forces an instruction set: one of ISAs(), or amx_emulated, the tile code with
+	// tiles in plain C, which is for tests. "" = the best that runs here.
 	ISA string
 }
 
