@@ -14,7 +14,9 @@ import (
 
 	"metacap/engine"
 	"metacap/engine/trace"
+	"metacap/internal/compare"
 	"metacap/internal/demo"
+	"metacap/internal/randmodel"
 	"metacap/loader"
 )
 
@@ -235,4 +237,34 @@ func TestVerifyNamesDamage(t *testing.T) {
 		require.Contains(t, string(data), `"group_size": 16`)
 		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(string(data), `"group_size": 16`, `"group_size": 32`, 1)), 0o644))
 	}), "self_attn.q_proj.scales: want [1 32], got [2 32]")
+}
+
+// TestQuantisedShape rounds a model of the 8B shape's dimensions with two decoder layers
+// and random weights and compares it with its source on one picture. It takes 4 GB and
+// minutes: METACAP_TEST_SHAPES=1 go test ./cmd/metacap -v -run TestQuantisedShape
+func TestQuantisedShape(t *testing.T) {
+	if os.Getenv("METACAP_TEST_SHAPES") == "" {
+		t.Skip("METACAP_TEST_SHAPES is not set")
+	}
+	files, err := randmodel.New("../../tools/benchcpu/shapes/vit300m.json", 1)
+	require.NoError(t, err)
+	ck, err := loader.OpenFS(files, ".")
+	require.NoError(t, err)
+	defer ck.Close()
+	kl := map[int]float64{}
+	for _, bits := range []int{8, 4} {
+		out := filepath.Join(t.TempDir(), "out")
+		_, err := loader.QuantizeOpen(t.Context(), ck, out, loader.QuantizeOptions{Bits: bits, HeadBits: 8})
+		require.NoError(t, err)
+		r, err := compare.Run(t.Context(), compare.Source{Name: "random", Files: files}, compare.Source{Name: out}, compare.Options{
+			Device: "cpu", Images: []string{"../../testdata/drawn/natural_700000.png"}, Question: "Describe the image in detail.", Tokens: 64, MaxTiles: 1,
+		})
+		require.NoError(t, err)
+		require.Len(t, r.Images, 1)
+		last := r.Layers[len(r.Layers)-1]
+		t.Logf("int%d, head int8: KL mean %.2g, largest %.2g nats over %d tokens; the same token %.1f %%; relative error of %s %.3g", bits, r.KL, r.MaxKL, r.Tokens, 100*r.Agreement, last.Stage, last.Relative)
+		kl[bits] = r.KL
+	}
+	require.Positive(t, kl[8])
+	require.Greater(t, kl[4], kl[8], "4 bits are coarser than 8")
 }
