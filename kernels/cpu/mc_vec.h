@@ -20,8 +20,17 @@ INLINE vi viset(int32_t x) { return x - (vi){0}; }
 INLINE vf vload(const void *p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void vstore(void *p, vf v) { memcpy(p, &v, sizeof v); }
 INLINE vf vselect(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+// The larger and the smaller, b where either is a NaN, as the instructions have it.
+#if defined(MC_AVX512)
+INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(MC_AVX2)
+INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 INLINE vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
 INLINE vf vmin(vf a, vf b) { return vselect(a < b, a, b); }
+#endif
 INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 INLINE vi vsteps(void) { vi v; for (int i = 0; i < VL; i++) v[i] = i; return v; }
 
