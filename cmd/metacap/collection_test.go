@@ -18,10 +18,12 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -266,14 +268,24 @@ func exitCode(t testing.TB, err error) int {
 	return exit.ExitCode()
 }
 
+// needDemo skips a test that captions many pictures with the embedded model where
+// that is not there, or takes minutes.
+func needDemo(t *testing.T) {
+	t.Helper()
+	if !demo.Included() {
+		t.Skip("built without the embedded model")
+	}
+	if !build().Cgo {
+		t.Skip("pure Go is slow")
+	}
+}
+
 // TestCollection captions a generated collection with the embedded model, as a
 // user would: good pictures in folders and tar shards, and ten ways of being odd.
 // METACAP_COLLECTION=N makes N inputs, one in a hundred of them odd; the figures
 // of docs/results/captioner.md are of 5000.
 func TestCollection(t *testing.T) {
-	if !demo.Included() {
-		t.Skip("built without the embedded model")
-	}
+	needDemo(t)
 	n, each := 30, 1
 	if v := os.Getenv("METACAP_COLLECTION"); v != "" {
 		var err error
@@ -369,8 +381,8 @@ func sameAlone(t *testing.T, root string, want map[string]string, prompt, tokens
 	t.Helper()
 	records := readRecords(t, filepath.Join(root, "out", "captions.jsonl"))
 	var paths []string
-	for key, reason := range want {
-		if reason == "" && strings.Contains(key, "/folders/") && !strings.HasSuffix(key, ".gif") {
+	for _, key := range slices.Sorted(maps.Keys(want)) {
+		if reason := want[key]; reason == "" && strings.Contains(key, "/folders/") && !strings.HasSuffix(key, ".gif") {
 			paths = append(paths, key)
 		}
 		if len(paths) == 8 {

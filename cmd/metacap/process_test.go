@@ -15,8 +15,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"metacap/internal/demo"
 )
 
 // started is a job whose standard error is read line by line.
@@ -71,10 +69,8 @@ func (s *started) resumeLine(t *testing.T) string {
 // TestStopAndResume stops real jobs with Ctrl-C, once and twice, starts a second one
 // meanwhile, and resumes with the command that was printed.
 func TestStopAndResume(t *testing.T) {
-	if !demo.Included() {
-		t.Skip("built without the embedded model")
-	}
-	const n = 20
+	needDemo(t)
+	const n = 14
 	for _, signals := range []int{1, 2} {
 		t.Run(fmt.Sprintf("signals=%d", signals), func(t *testing.T) {
 			root := t.TempDir()
@@ -127,9 +123,7 @@ func TestStopAndResume(t *testing.T) {
 // TestShardProcesses runs three processes at the same time on one directory, each
 // with a part that an array job's environment names: every picture is captioned once.
 func TestShardProcesses(t *testing.T) {
-	if !demo.Included() {
-		t.Skip("built without the embedded model")
-	}
+	needDemo(t)
 	const n = 12
 	root := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(root, "photos"), 0o755))
