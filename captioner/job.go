@@ -20,6 +20,13 @@ import (
 // Select chooses among what the inputs hold; see its fields.
 type Select = source.Options
 
+// Remote reads an object store, of inputs that start with "s3://": Select.Remote.
+// Package captioner/s3 has one.
+type Remote = source.Remote
+
+// Object is one object of a Remote.
+type Object = source.Object
+
 // Shard is part Index of Count equal parts of the inputs.
 type Shard = source.Shard
 
@@ -136,6 +143,11 @@ func (j *Job) prepare() error {
 	}
 	if s := j.Select.Shard; s.Count > 1 && (s.Index < 0 || s.Index >= s.Count) {
 		return fmt.Errorf("captioner: job: shard %d of %d: indices are 0 to %d", s.Index, s.Count, s.Count-1)
+	}
+	for _, in := range j.Inputs {
+		if source.IsRemote(in) && j.Out == "" {
+			return fmt.Errorf("captioner: job: %s is in an object store, which is only read: say with --out where captions go", in)
+		}
 	}
 	if err := source.CheckPatterns(slices.Concat(j.Select.Include, j.Select.Exclude)); err != nil {
 		return err

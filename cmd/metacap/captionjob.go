@@ -75,7 +75,7 @@ func (c *captionCmd) job() bool {
 		return false
 	}
 	for _, in := range c.Images {
-		if st, err := os.Stat(in); err == nil && st.IsDir() || err != nil && strings.ContainsAny(in, "*?[") || captioner.Collection(in) {
+		if st, err := os.Stat(in); strings.HasPrefix(in, "s3://") || err == nil && st.IsDir() || err != nil && strings.ContainsAny(in, "*?[") || captioner.Collection(in) {
 			return true
 		}
 	}
@@ -264,6 +264,9 @@ func (c *captionCmd) jobOf(a *app) (captioner.Job, error) {
 		if j.Watch, err = time.ParseDuration(f.Watch); err != nil || j.Watch < 10*time.Millisecond {
 			return j, fmt.Errorf("--watch %q: want a time like 2s", f.Watch)
 		}
+	}
+	if j.Select.Remote, err = openStore(a); err != nil {
+		return j, err
 	}
 	j.Select.Shard, err = shardOf(a, f.Shard)
 	return j, err

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -154,6 +155,9 @@ type Place struct {
 // that carry their pictures, have theirs in a directory beside the container.
 func (p Place) Path(r *Record, format string) string {
 	name := r.Path
+	if remote, ok := strings.CutPrefix(r.Within, "s3://"); ok {
+		return filepath.Join(cmp.Or(p.Out, p.Base), p.remote(remote, r.Member)) + p.ext(format)
+	}
 	if name == "" {
 		member := filepath.FromSlash(r.Member)
 		if !filepath.IsLocal(member) {
@@ -166,11 +170,28 @@ func (p Place) Path(r *Record, format string) string {
 	if p.Out != "" {
 		name = filepath.Join(p.Out, within(p.Base, name))
 	}
-	ext := "." + format
+	return strings.TrimSuffix(name, filepath.Ext(name)) + p.ext(format)
+}
+
+func (p Place) ext(format string) string {
 	if format == "txt" && p.Ext != "" {
-		ext = p.Ext
+		return p.Ext
 	}
-	return strings.TrimSuffix(name, filepath.Ext(name)) + ext
+	return "." + format
+}
+
+// remote is the name, without extension, of what lies beside an object: in a
+// directory of the bucket's name, and of the shard's if it is a member of one.
+func (p Place) remote(within, member string) string {
+	dir := within
+	if isTar(within) {
+		dir = tarStem(within) + ".captions"
+	}
+	name := filepath.Join(filepath.FromSlash(dir), filepath.FromSlash(member))
+	if !filepath.IsLocal(name) { // a key may hold anything
+		name = filepath.Join("objects", hash([]byte(within+"/"+member)))
+	}
+	return strings.TrimSuffix(name, filepath.Ext(name))
 }
 
 // within is name relative to base, never outside it.

@@ -3,7 +3,9 @@ package sink
 import (
 	"archive/tar"
 	"encoding/json"
+	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -68,8 +70,9 @@ func writeParquet(w io.Writer, keys []string, each Each) error {
 
 // writeTars writes SHARD.captions.tar beside every shard: for each captioned
 // member a .txt and a .json under the member's stem, so that WebDataset readers
-// join them with the pictures. Records come shard by shard.
-func writeTars(keys []string, each Each) ([]string, error) {
+// join them with the pictures; those of an object store's shards go under root.
+// Records come shard by shard.
+func writeTars(root string, keys []string, each Each) ([]string, error) {
 	shards := map[string]bool{}
 	var order []string
 	if err := each(func(r *Record) error {
@@ -84,6 +87,15 @@ func writeTars(keys []string, each Each) ([]string, error) {
 	var files []string
 	for _, shard := range order {
 		path := tarStem(shard) + ".captions.tar"
+		if remote, ok := strings.CutPrefix(path, "s3://"); ok {
+			if !filepath.IsLocal(remote) {
+				return files, fmt.Errorf("sink: %s: no file can have this name", shard)
+			}
+			path = filepath.Join(root, filepath.FromSlash(remote))
+			if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+				return files, fmt.Errorf("sink: %w", err)
+			}
+		}
 		err := atomicfile.WriteTo(path, 0o644, func(w io.Writer) error {
 			tw := tar.NewWriter(w)
 			err := each(func(r *Record) error {

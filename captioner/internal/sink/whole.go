@@ -32,7 +32,7 @@ func RenderAll(format, stem, root string, keys []string, each Each) ([]string, e
 	case "parquet":
 		return one(stem+".parquet", func(w io.Writer) error { return writeParquet(w, keys, each) })
 	case "tar":
-		return writeTars(keys, each)
+		return writeTars(root, keys, each)
 	}
 	return nil, fmt.Errorf("sink: no format %q", format)
 }

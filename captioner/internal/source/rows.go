@@ -50,7 +50,10 @@ func list(ctx context.Context, name string, opts Options, depth int) iter.Seq2[I
 			if !opts.NUL && (strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#")) {
 				continue
 			}
-			if !listed(ctx, resolve(base, line), opts, depth, yield) {
+			if !IsRemote(line) {
+				line = resolve(base, line)
+			}
+			if !listed(ctx, line, opts, depth, yield) {
 				return
 			}
 		}
@@ -76,7 +79,7 @@ func openList(name string, opts Options) (io.Reader, string, func(), error) {
 
 // listed yields what one line names; a path that does not exist is an item with an error.
 func listed(ctx context.Context, path string, opts Options, depth int, yield func(Item, error) bool) bool {
-	if _, err := os.Stat(path); err != nil && !hasMeta(path) {
+	if _, err := os.Stat(path); err != nil && !hasMeta(path) && !IsRemote(path) {
 		return yield(Item{Key: filepath.ToSlash(path), Path: path, Err: fmt.Errorf("source: %w", err)}, nil)
 	}
 	for it, err := range one(ctx, path, opts, depth+1) {

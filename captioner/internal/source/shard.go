@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -21,19 +22,45 @@ const maxText = 1 << 20
 // maxMember bounds a picture inside a compressed shard, which must be read when it is listed.
 const maxMember = 256 << 20
 
+// isShard reports the name of a tar file.
+func isShard(name string) bool {
+	lower := strings.ToLower(name)
+	return strings.HasSuffix(lower, ".tar") || strings.HasSuffix(lower, ".tar.gz") || strings.HasSuffix(lower, ".tgz")
+}
+
+// openRange reads length bytes from an offset; length < 0 = the rest.
+type openRange func(ctx context.Context, offset, length int64) (io.ReadCloser, error)
+
+// opener opens ranges of a file.
+func opener(name string) openRange {
+	return func(_ context.Context, offset, length int64) (io.ReadCloser, error) {
+		f, err := os.Open(name)
+		if err != nil || length < 0 && offset == 0 {
+			return f, err
+		}
+		if length < 0 {
+			length = math.MaxInt64 - offset
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.NewSectionReader(f, offset, length), f}, nil
+	}
+}
+
 // shard lists a tar file in the WebDataset naming of img2dataset: members that
 // share a stem are one sample, the picture first or last, .json and .txt beside
 // it are its fields. An uncompressed shard is read by offset when the item is
 // read; a compressed one is read as it is listed, one sample at a time.
-func shard(ctx context.Context, name string, opts Options) iter.Seq2[Item, error] {
+func shard(ctx context.Context, name string, open openRange, opts Options) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		f, err := os.Open(name)
+		f, err := open(ctx, 0, -1)
 		if err != nil {
 			yield(Item{}, fmt.Errorf("source: %w", err))
 			return
 		}
 		defer f.Close()
-		s := &sampler{name: name, opts: opts, yield: yield}
+		s := &sampler{name: name, open: open, opts: opts, yield: yield}
 		cr := &countReader{r: bufio.NewReaderSize(f, 1<<16)}
 		var r io.Reader = cr
 		if !strings.HasSuffix(strings.ToLower(name), ".tar") {
@@ -80,6 +107,7 @@ func (c *countReader) Read(p []byte) (int, error) {
 // sampler gathers the members of one stem.
 type sampler struct {
 	name       string
+	open       openRange
 	opts       Options
 	compressed bool
 	yield      func(Item, error) bool
@@ -161,14 +189,17 @@ func (s *sampler) pictureItem(h *tar.Header, key, name string, data io.Reader, o
 		}
 		return it
 	}
-	shardPath, size := s.name, h.Size
-	it.read = func(_ context.Context, limit int64) ([]byte, error) {
-		f, err := os.Open(shardPath)
+	size, open := h.Size, s.open
+	it.read = func(ctx context.Context, limit int64) ([]byte, error) {
+		if size == 0 {
+			return nil, nil // a range of no bytes cannot be asked for
+		}
+		f, err := open(ctx, off, size)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		body, err := readAll(io.NewSectionReader(f, off, size), key, size, limit)
+		body, err := readAll(f, key, size, limit)
 		if err == nil && int64(len(body)) < size {
 			err = fmt.Errorf("source: %s: the shard ends after %d of %d bytes", key, len(body), size)
 		}

@@ -104,6 +104,7 @@ type Options struct {
 	FrameDirs bool     // a directory that holds only pictures is one video
 	NUL       bool     // lists are NUL-separated instead of by line
 	Stdin     io.Reader
+	Remote    Remote // of inputs that start with s3://; nil = there are none
 	Shard     Shard
 	Sample    int   // keep this many, chosen uniformly by SampleSeed; 0 = all
 	Seed      int64 // of Sample
@@ -132,7 +133,8 @@ func hashKey(key string, seed int64) uint64 {
 
 // List yields the items of inputs in order. Inputs are files, directories, glob
 // patterns, "-" (a list on Options.Stdin), lists (.txt, .lst), tables (.jsonl,
-// .csv, .tsv) and tar shards (.tar, .tar.gz, .tgz).
+// .csv, .tsv), tar shards (.tar, .tar.gz, .tgz) and, of an object store, pictures,
+// shards and prefixes ("s3://bucket/prefix").
 func List(ctx context.Context, inputs []string, opts Options) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		threshold := ^uint64(0)
@@ -210,6 +212,9 @@ func one(ctx context.Context, in string, opts Options, depth int) iter.Seq2[Item
 	if in == "-" {
 		return list(ctx, "-", opts, depth)
 	}
+	if IsRemote(in) {
+		return remote(ctx, in, opts)
+	}
 	st, err := os.Stat(in)
 	switch {
 	case err != nil && hasMeta(in):
@@ -220,8 +225,8 @@ func one(ctx context.Context, in string, opts Options, depth int) iter.Seq2[Item
 		return dir(ctx, filepath.Clean(in), opts)
 	}
 	switch lower := strings.ToLower(in); {
-	case strings.HasSuffix(lower, ".tar"), strings.HasSuffix(lower, ".tar.gz"), strings.HasSuffix(lower, ".tgz"):
-		return shard(ctx, in, opts)
+	case isShard(in):
+		return shard(ctx, in, opener(in), opts)
 	case strings.HasSuffix(lower, ".jsonl"), strings.HasSuffix(lower, ".ndjson"):
 		return jsonl(ctx, in)
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".tsv"):
