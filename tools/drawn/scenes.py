@@ -73,9 +73,11 @@ def _celestial(c, r, body, side):
 
 def _air(m, c, sky, side):
     r, s = m.r, m.s
-    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), (74, 30), (196, 26), (40, 26)]  # all above roofs and trees, which would hide what is counted
-    slots = [p for p in slots if side is None or not ((p[0] < 90) == (side == "left") and p[1] < 50)]
+    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), 0, 1, 2]
+    slots = [p for p in slots if isinstance(p, int) or side is None or not ((p[0] < 90) == (side == "left") and p[1] < 50)]
     r.shuffle(slots)
+    spare = {None: ((74, 30), (196, 26), (40, 26)), "left": ((157, 28), (196, 26), (96, 47)), "right": ((74, 30), (96, 47), (40, 26))}[side]
+    slots = [spare[p] if isinstance(p, int) else p for p in slots]  # beside the sun, and above roofs and trees, which would hide what is counted
     clouds, birds = r.choice((0, 0, 1, 2, 3)), r.choice((0, 0, 0, 1, 2, 3))
     for _ in range(clouds):
         x, y = slots.pop()
