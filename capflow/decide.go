@@ -35,7 +35,7 @@ func (r *run) decide(ctx context.Context) (note string, err error) {
 // retry writes another draft with another seed and checks it like the first.
 // The better of the two stays.
 func (r *run) retry(ctx context.Context, try int) error {
-	draft, finish, claims, drop := r.draft, r.finish, r.claims, r.drop
+	draft, finish, claims, drop, others, slots := r.draft, r.finish, r.claims, r.drop, r.others, r.slots
 	oldChecks, oldCaptions, oldSummary := *r.rec.Checks, *r.rec.Captions, *r.rec.Summary
 	sees := SeesImage
 	if r.off(OffGrounding) {
@@ -50,15 +50,17 @@ func (r *run) retry(ctx context.Context, try int) error {
 		return err
 	}
 	r.rec.Summary.Revisions++
-	r.claims = nil
+	r.claims, r.gathered, r.others = nil, false, nil
 	r.setDraft(res)
+	r.base()
 	for _, s := range []struct {
 		off string
 		do  func(context.Context) (string, error)
 	}{
 		{OffLiterals, func(context.Context) (string, error) { return r.literals() }},
 		{OffGrounding, r.grounding},
-		{OffClaims, r.verify},
+		{OffClaims, r.claimsStep},
+		{OffWeigh, r.weigh},
 		{OffJudge, r.judge},
 	} {
 		if r.off(s.off) {
@@ -71,7 +73,7 @@ func (r *run) retry(ctx context.Context, try int) error {
 	r.assess()
 	if len(r.rec.Checks.Reasons) >= len(oldChecks.Reasons) { // no better: the first stays
 		revisions := r.rec.Summary.Revisions
-		r.draft, r.finish, r.claims, r.drop = draft, finish, claims, drop
+		r.draft, r.finish, r.claims, r.drop, r.others, r.slots = draft, finish, claims, drop, others, slots
 		*r.rec.Checks, *r.rec.Captions, *r.rec.Summary = oldChecks, oldCaptions, oldSummary
 		r.rec.Summary.Revisions = revisions
 	}
@@ -85,7 +87,7 @@ func (r *run) assess() {
 	if r.flow.mode == Single {
 		return
 	}
-	c.Claims, c.ClaimsShare = nil, nil
+	c.Claims, c.LeastTrue = nil, nil
 	if r.flow.mode == Faithful {
 		if !r.off(OffJudge) {
 			c.Reasons = append(c.Reasons, allTop(c.Marks)...)
@@ -120,35 +122,21 @@ func allTop(marks map[string]int) []string {
 	return out
 }
 
+// assessClaims wants every sentence of the caption to be likely enough.
 func (r *run) assessClaims(c *Checks) {
-	if r.claims == nil {
-		return
-	}
 	t := &r.pack.Thresholds
-	asked, good := 0, 0
 	for _, x := range r.claims {
 		c.Claims = append(c.Claims, x.ClaimRecord)
-		if !x.in() || x.Looks == 0 || x.agreed {
+		if r.off(OffWeigh) || !x.in() {
 			continue
 		}
-		asked++
-		if x.Margin() >= t.Keep {
-			good++
+		if c.LeastTrue == nil || x.PTrue < *c.LeastTrue {
+			p := x.PTrue
+			c.LeastTrue = &p
 		}
-		if x.Margin() < t.False {
-			c.Reasons = append(c.Reasons, fmt.Sprintf("claim: %q has P(true)-P(false) %.2f", x.Text, x.Margin()))
+		if x.PTrue < t.Reject {
+			c.Reasons = append(c.Reasons, strings.TrimSuffix(fmt.Sprintf("claim: %q has P(true) %.2f, want %.2f; %s", x.Text, x.PTrue, t.Reject, strings.Join(x.Reasons, "; ")), "; "))
 		}
-		if r.given && x.doubtful && x.Margin() < t.Add {
-			c.Reasons = append(c.Reasons, fmt.Sprintf("claim: %q: %s", x.Text, strings.Join(x.Reasons, "; ")))
-		}
-	}
-	if asked == 0 {
-		return
-	}
-	share := float64(good) / float64(asked)
-	c.ClaimsShare = &share
-	if share < t.ClaimsShare {
-		c.Reasons = append(c.Reasons, fmt.Sprintf("claims: %d of %d hold, want %.0f %%", good, asked, 100*t.ClaimsShare))
 	}
 }
 

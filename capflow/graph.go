@@ -26,9 +26,11 @@ func Modes() []Mode { return []Mode{Single, Faithful, Verified, Exhaustive} }
 
 // Switches that Options.Off knows besides the ids of agents.
 const (
+	OffLooks     = "looks"     // no plain captions beside the agents; the summary is the base
+	OffWeigh     = "weigh"     // nothing is replaced, dropped or added
 	OffRouting   = "routing"   // the fallback set for every picture
 	OffGrounding = "grounding" // the summary does not see the picture, and no grounding score
-	OffClaims    = "claims"    // no claim is asked, nothing is dropped or added by it
+	OffClaims    = "claims"    // no claim is asked
 	OffLiterals  = "literals"  // literals are not checked
 	OffJudge     = "judge"
 	OffRevise    = "revise"
@@ -37,7 +39,7 @@ const (
 )
 
 func switches() []string {
-	return []string{OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffRender}
+	return []string{OffLooks, OffWeigh, OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffRender}
 }
 
 // What a step sees.
@@ -71,6 +73,8 @@ const (
 	kindRoute     = "route"
 	kindAgent     = "agent"
 	kindRegions   = "regions"
+	kindLooks     = "looks"
+	kindWeigh     = "weigh"
 	kindSummary   = "summary"
 	kindLiterals  = "literals"
 	kindGrounding = "grounding"
@@ -139,6 +143,10 @@ func (b *planner) build() {
 		b.g.Steps = append(b.g.Steps, Step{ID: id, Kind: kindAgent, Role: RoleAgent, Sees: SeesImage, Needs: []string{"route"}, Note: a.Type, agent: a})
 		needs = append(needs, id)
 	}
+	if mode != Faithful && !b.isOff(OffLooks) {
+		b.g.Steps = append(b.g.Steps, Step{ID: "looks", Kind: kindLooks, Role: RoleAgent, Sees: SeesImage, Needs: []string{"route"}, Note: "the plain caption, of the whole picture and of views of it"})
+		needs = append(needs, "looks")
+	}
 	if mode == Exhaustive {
 		b.g.Steps = append(b.g.Steps, Step{ID: "regions", Kind: kindRegions, Role: RoleAgent, Sees: SeesRegions, Needs: []string{"route"}, Note: "perception and text of overlapping crops"})
 		needs = append(needs, "regions")
@@ -173,7 +181,10 @@ func (b *planner) verifiedTail() {
 		b.chain(Step{ID: "grounding", Kind: kindGrounding, Role: RoleVerifier, Sees: SeesImage, Note: "each sentence with and without the picture"})
 	}
 	if !b.isOff(OffClaims) {
-		b.chain(Step{ID: "claims", Kind: kindClaims, Role: RoleVerifier, Sees: SeesImage, Note: "P(true)-P(false) of each sentence alone: keep, drop, look again, add"})
+		b.chain(Step{ID: "claims", Kind: kindClaims, Role: RoleVerifier, Sees: SeesImage, Note: "sentences alone, where the answer can decide"})
+	}
+	if !b.isOff(OffWeigh) {
+		b.chain(Step{ID: "weigh", Kind: kindWeigh, Role: RoleVerifier, Sees: SeesImage, Note: "of what the readings say, the likeliest stands, if it is likely enough"})
 		if !b.isOff(OffRevise) {
 			b.chain(Step{ID: "revise", Kind: kindRevise, Role: RoleSummarizer, Sees: SeesImage, Note: "once, for what was dropped; new sentences are checked"})
 		}

@@ -100,30 +100,32 @@ type AgentRecord struct {
 
 // SummaryRecord says how the caption was written.
 type SummaryRecord struct {
-	Mode      string   `json:"mode"` // text, grounded, or single
+	Mode      string   `json:"mode"`           // text, grounded, or single
+	Base      string   `json:"base,omitempty"` // "caption" if the plain caption, not the summary, was verified
 	Inputs    []string `json:"inputs,omitempty"`
 	Draft     string   `json:"draft,omitempty"` // before verification, when it differs
 	Revisions int      `json:"revisions"`
 }
 
-// ClaimRecord is one sentence and what the picture says of it.
+// ClaimRecord is one sentence and what speaks for it.
 type ClaimRecord struct {
 	Text    string   `json:"t"`
-	From    string   `json:"from"` // draft, revision or an agent
-	PTrue   float64  `json:"p_true"`
-	Looks   int      `json:"looks"`          // wordings asked; 0 = not asked
-	Gain    *float64 `json:"gain,omitempty"` // of log-probability by the picture, nats
-	Action  string   `json:"action"`         // keep, drop, add or leave
+	From    string   `json:"from"`            // draft, revision, a look or an agent
+	PTrue   float64  `json:"p_true"`          // all that follows taken together
+	Claim   *float64 `json:"claim,omitempty"` // probability of Yes to the claim question; none if it could not decide
+	Looks   int      `json:"looks"`           // wordings asked
+	LogP    *float64 `json:"logp,omitempty"`  // log-probability of the sentence in its place, nats, mean of the looks
+	Views   int      `json:"views"`           // looks that say the same
+	Agents  int      `json:"agents"`          // other readings that do
+	Gain    *float64 `json:"gain,omitempty"`  // of log-probability by the picture, nats
+	Action  string   `json:"action"`          // keep, drop, add or leave
 	Reasons []string `json:"reasons,omitempty"`
 }
-
-// Margin is P(true) - P(false).
-func (c *ClaimRecord) Margin() float64 { return 2*c.PTrue - 1 }
 
 // Checks are the results of the filter.
 type Checks struct {
 	Claims        []ClaimRecord      `json:"claims,omitempty"`
-	ClaimsShare   *float64           `json:"claims_share,omitempty"`
+	LeastTrue     *float64           `json:"least_true,omitempty"` // least P(true) of the caption's sentences
 	LiteralRecall *float64           `json:"literal_recall,omitempty"`
 	Judge         map[string]float64 `json:"judge,omitempty"` // expected scores, 1 to 3
 	Marks         map[string]int     `json:"marks,omitempty"` // most probable scores

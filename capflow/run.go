@@ -27,7 +27,11 @@ type run struct {
 
 	draft    string
 	finish   engine.FinishReason // of the draft
-	claims   []*claim            // sentences of the draft and candidates
+	looks    []look              // independent readings of the whole picture
+	others   []string            // summaries that are readings, not the base
+	claims   []*claim            // sentences of the base, then those that only other readings have
+	slots    int                 // sentences of the base
+	gathered bool                // the readings have voted
 	evidence []AgentRecord       // answers that count
 	drop     []string            // sentences that verification dropped
 	given    bool                // the caption is judged, not edited
@@ -201,6 +205,8 @@ func (r *run) dispatch(ctx context.Context, s *Step) (note string, err error) {
 		return note, err
 	case kindAgent:
 		return r.agent(ctx, s.agent)
+	case kindLooks:
+		return r.readLooks(ctx)
 	case kindRegions:
 		return r.regions(ctx)
 	case kindSummary:
@@ -210,7 +216,9 @@ func (r *run) dispatch(ctx context.Context, s *Step) (note string, err error) {
 	case kindGrounding:
 		return r.grounding(ctx)
 	case kindClaims:
-		return r.verify(ctx)
+		return r.claimsStep(ctx)
+	case kindWeigh:
+		return r.weigh(ctx)
 	case kindRevise:
 		return r.revise(ctx)
 	case kindJudge:

@@ -39,11 +39,9 @@ func (f *Flow) stills() (stills []*pack.Domain, video *pack.Domain) {
 
 // route decides the domains: given, else video, else by the router's letters.
 func (r *run) route(ctx context.Context) error {
-	if r.flow.opt.Stages != nil {
-		if data, ok := r.flow.opt.Stages.Load(r.key, "route"); ok && json.Unmarshal(data, &r.rec.Domain) == nil && r.rec.Domain != nil {
-			r.settle()
-			return nil
-		}
+	if r.loadStage("route", &r.rec.Domain) && r.rec.Domain != nil {
+		r.settle()
+		return nil
 	}
 	_, video := r.flow.stills()
 	d := &DomainRecord{Source: "given", Label: r.in.Domain, Confidence: 3}
@@ -66,6 +64,15 @@ func (r *run) route(ctx context.Context) error {
 	}
 	r.settle()
 	return r.save("route", d)
+}
+
+// loadStage fills in the answer of a step that an earlier run left.
+func (r *run) loadStage(step string, v any) bool {
+	if r.flow.opt.Stages == nil {
+		return false
+	}
+	data, ok := r.flow.opt.Stages.Load(r.key, step)
+	return ok && json.Unmarshal(data, v) == nil
 }
 
 func (r *run) save(step string, v any) error {
@@ -211,14 +218,10 @@ func (r *run) agentRecord(id string) *AgentRecord {
 // agent asks one agent on the shared prefix of the picture.
 func (r *run) agent(ctx context.Context, a *pack.Agent) (note string, err error) {
 	rec := r.agentRecord(a.ID)
-	if r.flow.opt.Stages != nil {
-		if data, ok := r.flow.opt.Stages.Load(r.key, a.ID); ok {
-			var old AgentRecord
-			if json.Unmarshal(data, &old) == nil && old.ID == a.ID {
-				rec.restore(old)
-				return "from the journal", nil
-			}
-		}
+	var old AgentRecord
+	if r.loadStage(a.ID, &old) && old.ID == a.ID {
+		rec.restore(old)
+		return "from the journal", nil
 	}
 	if r.flow.mode != Faithful && a.Probe != "" && r.rec.Domain != nil {
 		if p, ok := r.rec.Domain.Probes[a.Probe]; ok && p < r.pack.Thresholds.ProbeOff {
@@ -341,17 +344,7 @@ func (r *run) look(ctx context.Context, id, name string, crop image.Rectangle) (
 	m := r.flow.roleModel(RoleAgent)
 	p := r.prefix(m, SeesImage)
 	p.Images[0].Crop = crop
-	key := prefixKey{m, name}
-	r.mu.Lock()
-	sh := r.open[key]
-	if sh == nil {
-		sh = &prefix{}
-		r.open[key] = sh
-	}
-	sh.uses++
-	r.mu.Unlock()
-	sh.once.Do(func() { sh.conv, sh.err = m.Open(ctx, p) })
-	if sh.err != nil {
+	if sh := r.openAs(ctx, m, name, p); sh.err != nil {
 		return "", sh.err
 	}
 	res, err := r.generate(ctx, RoleAgent, name, r.wording(a.Prompt), a.MaxTokens, engine.Request{})
@@ -409,6 +402,7 @@ func (r *run) summary(ctx context.Context, sees string) (note string, err error)
 		return "", err
 	}
 	r.setDraft(res)
+	r.base()
 	return strconv.Itoa(len(prose.Sentences(r.draft))) + " sentences", nil
 }
 
@@ -444,7 +438,7 @@ func (r *run) summarize(ctx context.Context, sees string, q engine.Request) (*en
 			break
 		}
 		last := blocks[len(blocks)-1]
-		r.rec.check().Off = append(r.rec.check().Off, "evidence of "+last.ID+": no room in the context")
+		r.without("evidence of " + last.ID + ": no room in the context")
 		blocks = blocks[:len(blocks)-1]
 	}
 	r.rec.Summary.Inputs = nil

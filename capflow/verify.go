@@ -13,58 +13,8 @@ import (
 	"metacap/engine"
 )
 
-// claim is a sentence under verification.
-type claim struct {
-	ClaimRecord
-	agreed    bool // a guideline agent, asked apart, wrote the same sentence
-	doubtful  bool // literal check or grounding speak against it
-	candidate bool // not in the draft: may be added
-}
-
-// Actions of a claim.
-const (
-	actionKeep  = "keep"  // in the caption
-	actionDrop  = "drop"  // was in the draft, is not in the caption
-	actionAdd   = "add"   // was not in the draft, is in the caption
-	actionLeave = "leave" // a candidate that stays out
-)
-
-// split makes the draft's sentences claims, unless they are already.
-func (r *run) split() {
-	if r.claims != nil {
-		return
-	}
-	guide := map[string]bool{}
-	for _, a := range r.evidence {
-		if a.Type == "guideline" {
-			for _, s := range prose.Sentences(a.Text) {
-				guide[prose.Key(s)] = true
-			}
-		}
-	}
-	for _, s := range prose.Sentences(r.draft) {
-		c := &claim{ClaimRecord: ClaimRecord{Text: s, From: "draft", Action: actionKeep, PTrue: 0.5}}
-		c.agreed = guide[prose.Key(s)]
-		r.claims = append(r.claims, c)
-	}
-}
-
-// candidates adds sentences of perception that the draft lacks.
-func (r *run) candidates(from, text string) {
-	have := map[string]bool{}
-	for _, c := range r.claims {
-		have[prose.Key(c.Text)] = true
-	}
-	for _, s := range prose.Sentences(text) {
-		if k := prose.Key(s); k != "" && !have[k] {
-			have[k] = true
-			r.claims = append(r.claims, &claim{ClaimRecord: ClaimRecord{Text: s, From: from, Action: actionLeave, PTrue: 0.5}, candidate: true})
-		}
-	}
-}
-
 // literals checks that each number and quoted text of the draft occurs in what
-// perception and tools read. A sentence with one that does not is doubtful.
+// perception, tools and the other looks read. A sentence with one that does not is doubtful.
 func (r *run) literals() (note string, err error) {
 	r.split()
 	known := r.literalSet()
@@ -90,17 +40,25 @@ type literalSet struct {
 func (r *run) literalSet() *literalSet {
 	s := &literalSet{norms: map[string]bool{}}
 	var words []string
+	var texts []string
 	for _, a := range r.evidence {
-		if a.Type == "reasoning" {
-			continue
+		if a.Type != "reasoning" {
+			texts = append(texts, a.Text)
 		}
-		for _, l := range prose.Literals(a.Text) {
+	}
+	for i, l := range r.looks {
+		if i > 0 || r.given { // the first may be the text that is checked
+			texts = append(texts, l.text)
+		}
+	}
+	for _, t := range texts {
+		for _, l := range prose.Literals(t) {
 			s.norms[l.Norm] = true
 		}
-		for _, l := range prose.Numbers(a.Text) {
+		for _, l := range prose.Numbers(t) {
 			s.norms[l.Norm] = true
 		}
-		words = append(words, prose.Words(a.Text)...)
+		words = append(words, prose.Words(t)...)
 	}
 	s.text = " " + strings.Join(words, " ") + " "
 	return s
@@ -115,7 +73,7 @@ func (s *literalSet) has(l prose.Literal) bool {
 func (r *run) grounding(ctx context.Context) (note string, err error) {
 	r.split()
 	if !r.flow.roleModel(RoleVerifier).Info().Text || r.draft == "" {
-		r.rec.check().Off = append(r.rec.check().Off, "grounding: the model scores no given text")
+		r.without("grounding: the model scores no given text")
 		return "off", nil
 	}
 	prompt := r.wording(r.pack.Tasks.Caption)
@@ -176,185 +134,48 @@ func (r *run) gains(with, without []engine.Token) string {
 	return fmt.Sprintf("%d of %d sentences without gain", low, at)
 }
 
-// ask scores claims: the first wording for all, and the others for those it
-// leaves undecided; the probabilities are averaged.
-func (r *run) askClaims(ctx context.Context, claims []*claim) error {
-	t := &r.pack.Thresholds
-	for look, prompt := range r.pack.Tasks.Claim {
-		var queries []engine.LabelQuery
-		var asked []*claim
-		for _, c := range claims {
-			undecided := c.Margin() < t.Keep && c.Margin() > t.False || c.doubtful && c.Margin() > t.False && c.Margin() < t.Add
-			if c.Looks == look && (look == 0 || undecided) {
-				queries = append(queries, engine.LabelQuery{Instruction: r.wording(pack.Fill(prompt, "claim", c.Text)), Labels: []string{r.pack.Yes, r.pack.No}})
-				asked = append(asked, c)
-			}
-		}
-		got, err := r.score(ctx, RoleVerifier, SeesImage, queries)
-		if err != nil {
-			return err
-		}
-		for i, c := range asked {
-			p := softmax(got[i], 1)[0]
-			c.PTrue = (c.PTrue*float64(c.Looks) + p) / float64(c.Looks+1)
-			c.Looks++
-		}
-	}
-	return nil
-}
-
-// verify scores each sentence alone and edits the caption.
-func (r *run) verify(ctx context.Context) (note string, err error) {
-	r.split()
-	if !r.flow.roleModel(RoleVerifier).Info().Labels {
-		r.rec.check().Off = append(r.rec.check().Off, "claims: the model gives no probabilities of answers; the answers themselves are used")
-	}
-	if !r.given {
-		for _, a := range r.evidence {
-			if agent, ok := r.pack.Agent(a.ID); ok && agent.Claims || a.ID == "regions" {
-				r.candidates(a.ID, a.Text)
-			}
-		}
-	}
-	if err := r.askClaims(ctx, r.claims); err != nil {
+// claimsStep gathers what the readings say and asks the claim question, each
+// sentence alone, wherever the answer can decide.
+func (r *run) claimsStep(ctx context.Context) (note string, err error) {
+	if err := r.prepare(ctx); err != nil {
 		return "", err
 	}
-	r.settleClaims()
-	return r.count(), nil
+	if !r.flow.roleModel(RoleVerifier).Info().Labels {
+		r.without("claims: the model gives no probabilities of answers; the answers themselves are used")
+	}
+	open := r.undecided()
+	if err := r.askClaims(ctx, open); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d of %d sentences asked", len(open), len(r.claims)), nil
 }
 
-// settleClaims decides what stays, and writes the caption from it.
-func (r *run) settleClaims() {
-	t := &r.pack.Thresholds
-	for _, c := range r.claims {
-		need := t.Keep
-		switch {
-		case c.agreed: // two prompts, asked apart, gave the same overview
-			need = -1
-		case c.candidate || c.doubtful:
-			need = t.Add
-		}
-		holds := c.Looks == 0 || c.Margin() >= need
-		switch {
-		case c.candidate && holds && c.Looks > 0:
-			c.Action = actionAdd
-		case c.candidate:
-			c.Action = actionLeave
-		case holds || r.given:
-			c.Action = actionKeep
-		default:
-			c.Action = actionDrop
-			c.Reasons = append(c.Reasons, fmt.Sprintf("P(true)-P(false) is %.2f, want %.2f", c.Margin(), need))
+// askClaims asks every wording of the claim question and averages the log-odds.
+func (r *run) askClaims(ctx context.Context, claims []*claim) error {
+	var queries []engine.LabelQuery
+	for _, c := range claims {
+		for _, prompt := range r.pack.Tasks.Claim {
+			queries = append(queries, engine.LabelQuery{Instruction: r.wording(pack.Fill(prompt, "claim", c.Text)), Labels: []string{r.pack.Yes, r.pack.No}})
 		}
 	}
-	if r.given {
-		return
+	got, err := r.score(ctx, RoleVerifier, SeesImage, queries)
+	if err != nil {
+		return err
 	}
-	r.resolve()
-	r.compose()
-}
-
-// resolve lets the likelier of two sentences stand, one of the draft and one of the
-// evidence, that differ in one number alone.
-func (r *run) resolve() {
-	for i, a := range r.claims {
-		for _, b := range r.claims[i+1:] {
-			if !a.in() || !b.in() || a.candidate == b.candidate || !prose.SameButNumber(a.Text, b.Text) {
-				continue
-			}
-			loser, winner := b, a
-			if b.Margin() > a.Margin() && (!b.candidate || a.doubtful || b.Margin()-a.Margin() > 0.1) {
-				loser, winner = a, b
-			}
-			loser.Reasons = append(loser.Reasons, fmt.Sprintf("contradicts %q", winner.Text))
-			loser.Action = actionDrop
-			if loser.candidate {
-				loser.Action = actionLeave
-			}
+	n := len(r.pack.Tasks.Claim)
+	for i, c := range claims {
+		c.odds, c.Looks = 0, n
+		for _, g := range got[i*n : (i+1)*n] {
+			c.odds += (g[0] - g[1]) / float64(n)
 		}
-	}
-}
-
-func (c *claim) in() bool { return c.Action == actionKeep || c.Action == actionAdd }
-
-// compose writes the caption: the draft's sentences in their order; an added
-// sentence follows the one that it follows in its own source, or stands at the end.
-func (r *run) compose() {
-	var order []*claim
-	for _, c := range r.claims {
-		if !c.candidate {
-			order = append(order, c)
-		}
-	}
-	for i, c := range r.claims {
-		if !c.candidate {
-			continue
-		}
-		at := len(order)
-		if before := r.before(c, i); before != nil {
-			if k := slices.Index(order, before); k >= 0 {
-				at = k + 1
-			}
-		}
-		order = slices.Insert(order, at, c)
-	}
-	var b strings.Builder
-	r.drop = nil
-	for _, c := range order {
-		if !c.in() {
-			if c.Action == actionDrop {
-				r.drop = append(r.drop, c.Text)
-			}
-			continue
-		}
-		if b.Len() > 0 {
-			b.WriteString(r.separator(c))
-		}
-		b.WriteString(c.Text)
-	}
-	r.rec.Captions.Long = b.String()
-}
-
-// separator is what stands before a sentence: the draft's own line break, or a space.
-func (r *run) separator(c *claim) string {
-	if i := strings.Index(r.draft, c.Text); i > 0 && strings.HasSuffix(strings.TrimRight(r.draft[:i], " "), "\n") {
-		return "\n"
-	}
-	return " "
-}
-
-// before is the claim that precedes a candidate in its source.
-func (r *run) before(c *claim, i int) *claim {
-	for _, a := range r.evidence {
-		if a.ID != c.From {
-			continue
-		}
-		previous := ""
-		for _, s := range prose.Sentences(a.Text) {
-			if s == c.Text {
-				break
-			}
-			previous = prose.Key(s)
-		}
-		for _, d := range r.claims[:i] {
-			if previous != "" && prose.Key(d.Text) == previous {
-				return d
-			}
-		}
+		p := logistic(c.odds)
+		c.Claim = &p
 	}
 	return nil
 }
 
-func (r *run) count() string {
-	n := map[string]int{}
-	for _, c := range r.claims {
-		n[c.Action]++
-	}
-	return fmt.Sprintf("keep %d, drop %d, add %d, leave %d", n[actionKeep], n[actionDrop], n[actionAdd], n[actionLeave])
-}
-
-// revise asks once for a better caption when sentences were dropped. Its new
-// sentences are claims like any other.
+// revise asks once for a better caption when sentences were dropped and nothing
+// took their place. Its new sentences are weighed like those of any reading.
 func (r *run) revise(ctx context.Context) (note string, err error) {
 	if len(r.drop) == 0 {
 		return "nothing to repair", nil
@@ -369,12 +190,14 @@ func (r *run) revise(ctx context.Context) (note string, err error) {
 		return "revision not finished: not used", nil
 	}
 	n := len(r.claims)
-	r.candidates("revision", strings.TrimSpace(res.Text))
+	r.vote(named{"revision", prose.Sentences(strings.TrimSpace(res.Text))}, func(*claim) {})
+	for _, c := range r.claims[n:] {
+		c.Agents++
+	}
 	if err := r.askClaims(ctx, r.claims[n:]); err != nil {
 		return "", err
 	}
-	r.settleClaims()
-	return r.count(), nil
+	return r.weigh(ctx)
 }
 
 // marks are the judge's answers.
@@ -430,6 +253,9 @@ func (r *run) filter(ctx context.Context, caption string, evidence []AgentRecord
 			}
 		}
 	}
+	if r.flow.mode != Faithful && !r.off(OffLooks) {
+		steps = append(steps, Step{ID: "looks", Kind: kindLooks})
+	}
 	if err := r.execute(ctx, steps); err != nil {
 		return err
 	}
@@ -443,7 +269,7 @@ func (r *run) filter(ctx context.Context, caption string, evidence []AgentRecord
 	for i := range g.Steps {
 		s := &g.Steps[i]
 		literals := s.Kind == kindLiterals && len(evidence) > 0
-		if literals || slices.Contains([]string{kindGrounding, kindClaims, kindJudge, kindDecide}, s.Kind) {
+		if literals || slices.Contains([]string{kindGrounding, kindClaims, kindWeigh, kindJudge, kindDecide}, s.Kind) {
 			if err := r.step(ctx, s); err != nil {
 				return err
 			}

@@ -37,12 +37,17 @@ type Pack struct {
 	// It is one for all agents: a system text of its own would cost an agent the shared prefix.
 	System string `json:"system"`
 	// VideoRule replaces words of a prompt, pair by pair, when the input is a video.
-	VideoRule  [][2]string          `json:"video_rule"`
-	Domains    []Domain             `json:"domains"`
-	Agents     []Agent              `json:"agents"`
-	Summaries  []Summary            `json:"summaries"`
-	Order      []string             `json:"order"`    // of agents in the evidence
-	Fallback   []string             `json:"fallback"` // agents when the router is not sure
+	VideoRule [][2]string `json:"video_rule"`
+	Domains   []Domain    `json:"domains"`
+	Agents    []Agent     `json:"agents"`
+	Summaries []Summary   `json:"summaries"`
+	Order     []string    `json:"order"`    // of agents in the evidence
+	Fallback  []string    `json:"fallback"` // agents when the router is not sure
+	// Views are what is cut from the left, top, right and bottom side of a
+	// picture, as shares, for each look at it besides the whole.
+	Views      [][4]float64         `json:"views"`
+	Base       string               `json:"base"`    // which text is verified: "caption" or "summary"
+	Support    Support              `json:"support"` // what makes a sentence true
 	Tasks      Tasks                `json:"tasks"`
 	Probes     []Probe              `json:"probes"`
 	Yes        string               `json:"yes"`
@@ -132,10 +137,9 @@ type Thresholds struct {
 	Union        float64 `json:"union"`         // p1+p2 from which two are
 	ProbeOff     float64 `json:"probe_off"`     // an agent is off when its probe is below
 	ProbeOn      float64 `json:"probe_on"`      // and on, in verified, when it is from here
-	Keep         float64 `json:"keep"`          // P(true)-P(false) from which a claim stays as it is
-	False        float64 `json:"false"`         // no claim of the final caption may be below
-	ClaimsShare  float64 `json:"claims_share"`  // least share of claims from Keep
-	Add          float64 `json:"add"`           // margin from which a missing sentence of the evidence is added
+	Hold         float64 `json:"hold"`          // P(true) from which a sentence stands
+	Add          float64 `json:"add"`           // P of the claim question from which a doubtful sentence stands, or without weights a further one
+	Reject       float64 `json:"reject"`        // a caption with a sentence below is rejected
 	Grounding    float64 `json:"grounding"`     // least gain of log-probability by the picture, in nats
 	JudgeMean    float64 `json:"judge_mean"`    // least mean of the five expected scores
 	JudgeFactual float64 `json:"judge_factual"` // least expected score of factual accuracy
@@ -143,6 +147,26 @@ type Thresholds struct {
 	MinWords     int     `json:"min_words"`
 	MaxWords     int     `json:"max_words"`
 	Tokens       int     `json:"caption_tokens"` // longest caption of mode single, and of a revision
+}
+
+// Support is what makes a sentence likely to be true, as weights of a logistic
+// probability. They hold for one model: that with the config.json of the digest
+// Config. Any other model's sentences are weighed without them.
+type Support struct {
+	Config string `json:"config_sha256"` // "" = no weights
+	// Own are for sentences that the flow's own readings say, Given for those of a caption that is judged.
+	Own   Weights `json:"own"`
+	Given Weights `json:"given"`
+}
+
+// Weights are added up where they apply: the sum is the log-odds that a sentence is true.
+type Weights struct {
+	Bias        float64 `json:"bias"`
+	LogProb     float64 `json:"logprob"`      // a nat of the sentence's log-probability in its place
+	Claim       float64 `json:"claim"`        // a nat of the claim question's log-odds
+	OddsUnasked float64 `json:"odds_unasked"` // log-odds taken where the question was not asked
+	View        float64 `json:"view"`         // a look that says the same
+	Agent       float64 `json:"agent"`        // another reading that does
 }
 
 //go:embed default.json

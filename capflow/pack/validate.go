@@ -56,6 +56,7 @@ func (p *Pack) validate() error {
 	p.checkDomains(c)
 	p.checkAgents(c)
 	p.checkTasks(c)
+	p.checkWeighing(c)
 	p.checkThresholds(c)
 	return errors.Join(c.errs...)
 }
@@ -141,6 +142,29 @@ func (p *Pack) checkTasks(c *checker) {
 	c.prompt("render_open.language", p.RenderOpen.Language, "caption", "language")
 }
 
+// maxViews bounds the looks at a picture; maxCut what a view loses of a side.
+const (
+	maxViews = 8
+	maxCut   = 0.25
+)
+
+func (p *Pack) checkWeighing(c *checker) {
+	c.need(len(p.Views) <= maxViews, "views: %d, limit %d", len(p.Views), maxViews)
+	for i, v := range p.Views {
+		for _, x := range v {
+			c.need(x >= 0 && x <= maxCut, "views[%d]: a side is cut by %v, want 0 to %v", i, x, maxCut)
+		}
+		c.need(v != [4]float64{}, "views[%d] is the whole picture", i)
+	}
+	c.need(p.Base == "caption" || p.Base == "summary", "base is %q, want caption or summary", p.Base)
+	for name, w := range map[string]Weights{"own": p.Support.Own, "given": p.Support.Given} {
+		for _, x := range []float64{w.LogProb, w.Claim, w.View, w.Agent} {
+			c.need(x >= 0 && x <= 100, "support.%s: a weight is %v, want 0 to 100: more support must not make a sentence less likely", name, x)
+		}
+		c.need(w.Bias >= -100 && w.Bias <= 100, "support.%s.bias is %v, want -100 to 100", name, w.Bias)
+	}
+}
+
 func (p *Pack) checkThresholds(c *checker) {
 	t := &p.Thresholds
 	within := func(name string, v, lo, hi float64) {
@@ -151,10 +175,9 @@ func (p *Pack) checkThresholds(c *checker) {
 	within("union", t.Union, 0, 1)
 	within("probe_off", t.ProbeOff, 0, 1)
 	within("probe_on", t.ProbeOn, t.ProbeOff, 1)
-	within("keep", t.Keep, -1, 1)
-	within("false", t.False, -1, t.Keep)
-	within("claims_share", t.ClaimsShare, 0, 1)
-	within("add", t.Add, t.Keep, 1)
+	within("hold", t.Hold, 0, 1)
+	within("add", t.Add, 0, 1)
+	within("reject", t.Reject, 0, 1)
 	within("judge_mean", t.JudgeMean, 1, 3)
 	within("judge_factual", t.JudgeFactual, 1, 3)
 	within("retries", float64(t.Retries), 0, 8)
