@@ -28,7 +28,7 @@ func Variants(p *pack.Pack, modes []string, ablate bool) []Variant {
 	if !ablate {
 		return out
 	}
-	off := []string{capflow.OffRouting, capflow.OffProbes, capflow.OffGrounding, capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge}
+	off := []string{capflow.OffLooks, capflow.OffWeigh, capflow.OffRouting, capflow.OffProbes, capflow.OffGrounding, capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge}
 	for _, a := range p.Agents {
 		off = append(off, a.ID)
 	}
@@ -91,6 +91,8 @@ type Options struct {
 	Parallel int // 0 = 2
 	Filter   bool
 	Progress func(string)
+	// Records is given the records of each flow, in the order of the samples; nil = not wanted.
+	Records func(flow string, records []*capflow.Record) error
 }
 
 // Run evaluates variants of a model on samples. The router is taken from the
@@ -107,10 +109,17 @@ func Run(ctx context.Context, m capflow.Model, set string, samples []*Sample, va
 	for _, s := range samples {
 		rep.Pictures[s.Domain]++
 	}
+	var verified []*capflow.Record
 	for _, v := range variants {
-		res, records, err := evaluate(ctx, m, samples, v, o)
+		res, records, err := evaluate(ctx, m, samples, v, o, verified)
+		if err == nil && o.Records != nil {
+			err = o.Records(v.Name, records)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("drawn: run: %s: %w", v.Name, err)
+		}
+		if v.Name == string(capflow.Verified) {
+			verified = records
 		}
 		rep.Results = append(rep.Results, *res)
 		if rep.Router == nil && v.Options.Mode == capflow.Verified && len(v.Options.Off) == 1 {
@@ -153,7 +162,18 @@ func each(n, parallel int, do func(i int) error) error {
 	return nil
 }
 
-func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant, o Options) (*Result, []*capflow.Record, error) {
+// same reports whether a flow without one agent would make the record of mode
+// verified again: that agent was not among the picture's.
+func same(v Variant, verified *capflow.Record) bool {
+	if v.Options.Mode != capflow.Verified || len(v.Options.Off) != 2 || verified.Status == capflow.Failed {
+		return false
+	}
+	agent := v.Options.Off[1]
+	_, known := v.Options.Pack.Agent(agent)
+	return known && !slices.ContainsFunc(verified.Agents, func(a capflow.AgentRecord) bool { return a.ID == agent && a.Skipped == "" })
+}
+
+func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant, o Options, verified []*capflow.Record) (*Result, []*capflow.Record, error) {
 	flow, err := capflow.New(m, v.Options)
 	if err != nil {
 		return nil, nil, err
@@ -161,6 +181,10 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 	start := time.Now()
 	records := make([]*capflow.Record, len(samples))
 	err = each(len(samples), o.Parallel, func(i int) (err error) {
+		if verified != nil && same(v, verified[i]) {
+			records[i] = verified[i]
+			return nil
+		}
 		records[i], err = flow.Caption(ctx, samples[i].Input())
 		return err
 	})
@@ -171,7 +195,7 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 	var all, accepted []Counts
 	n := float64(len(samples))
 	for i, r := range records {
-		c := samples[i].Measure(r, v.Options.Pack.Leaks)
+		c := samples[i].Measure(r, v.Options.Pack)
 		all = append(all, c)
 		if c.Accepted == 1 {
 			accepted = append(accepted, c)

@@ -17,6 +17,7 @@ import (
 
 	"metacap/capflow"
 	"metacap/capflow/internal/prose"
+	"metacap/capflow/pack"
 	"metacap/engine"
 )
 
@@ -130,11 +131,11 @@ type Counts struct {
 	Words, WordsFound     int // of the text in the picture
 	Ordered, OrderWrong   int // pairs of neighbouring facts of a video, in the wrong order
 	Accepted, Failed      int
-	Leaks                 int
+	Leaks                 int // prompt leaks, preambles and refusals
 }
 
 // Measure compares a record with the sample.
-func (s *Sample) Measure(r *capflow.Record, leaks []string) Counts {
+func (s *Sample) Measure(r *capflow.Record, p *pack.Pack) Counts {
 	var c Counts
 	if r.Status == capflow.Failed || r.Captions == nil {
 		c.Failed, c.Facts = 1, len(s.Facts)
@@ -144,7 +145,7 @@ func (s *Sample) Measure(r *capflow.Record, leaks []string) Counts {
 	if r.Status == capflow.Accepted {
 		c.Accepted = 1
 	}
-	if capflow.Leak(leaks, text) != "" {
+	if capflow.Leak(p.Leaks, text) != "" || slices.ContainsFunc(p.Refusals, func(x string) bool { return strings.Contains(text, x) }) {
 		c.Leaks = 1
 	}
 	truths := s.truths()

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -28,6 +30,7 @@ type evalDrawnCmd struct {
 	Pack     string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one."`
 	Limit    int      `default:"0" placeholder:"N" help:"Only the first N pictures of each domain; 0 = all."`
 	Parallel int      `default:"2" placeholder:"N" help:"Pictures worked on together."`
+	Records  string   `placeholder:"DIR" help:"Write the records of each flow as DIR/FLOW.jsonl."`
 	Write    string   `placeholder:"PATH" help:"Write PATH.md and PATH.json as well."`
 
 	engineFlags
@@ -76,6 +79,9 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 	if !a.quiet {
 		o.Progress = func(s string) { fmt.Fprintln(a.stderr, "metacap: "+s) }
 	}
+	if c.Records != "" {
+		o.Records = c.writeRecords
+	}
 	rep, err := drawn.Run(ctx, capflow.Local(eng, info), filepath.Base(c.Dir), samples, drawn.Variants(p, c.Flow, c.Ablate), o)
 	if err != nil {
 		return err
@@ -95,6 +101,20 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 	}
 	_, err = fmt.Fprint(a.stdout, text)
 	return err
+}
+
+// writeRecords writes the records of a flow, a line each.
+func (c *evalDrawnCmd) writeRecords(flow string, records []*capflow.Record) error {
+	if err := os.MkdirAll(c.Records, 0o755); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	for _, r := range records {
+		if err := writeJSON(&b, r); err != nil {
+			return err
+		}
+	}
+	return atomicfile.Write(filepath.Join(c.Records, strings.ReplaceAll(flow, " − ", "-no-")+".jsonl"), b.Bytes(), 0o644)
 }
 
 // command is what reproduces the report, without places of this machine.
