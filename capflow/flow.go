@@ -32,6 +32,8 @@ type Options struct {
 	Events func(Event)
 	// Stages keeps finished answers of unfinished captions; nil = none.
 	Stages Stages
+	// Meter measures what captions take of the machine, for their records.
+	Meter Meter
 	// Clock is the time; nil = time.Now.
 	Clock func() time.Time
 }
@@ -70,6 +72,7 @@ type Flow struct {
 	pack   *pack.Pack
 	mode   Mode
 	digest string
+	shares shares
 }
 
 // New checks options and returns a flow on a model.
@@ -199,6 +202,11 @@ func (f *Flow) Caption(ctx context.Context, in Input) (*Record, error) {
 // finish closes a run and fills in what is common to all records.
 func (f *Flow) finish(ctx context.Context, r *run, err error) (*Record, error) {
 	r.close()
+	u := &r.rec.Usage
+	if m := &f.opt.Meter; m.Read != nil {
+		u.Seconds, u.Unit, u.PricePerHour = f.shares.leave(m, r).Seconds(), m.Unit, m.PricePerHour
+		u.MachineDollars = u.Seconds / float64(max(1, m.Lanes)) / 3600 * m.PricePerHour
+	}
 	r.rec.Usage.Millis = f.opt.Clock().Sub(r.started).Milliseconds()
 	if ctx.Err() != nil {
 		return r.rec, ctx.Err()

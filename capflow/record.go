@@ -152,6 +152,12 @@ type Cost struct {
 	Scores   int      `json:"scores"` // closed questions
 	Millis   int64    `json:"ms"`
 	Dollars  float64  `json:"dollars,omitempty"` // of endpoints with a price
+	// Seconds is the caption's share of the machine's time, Unit of which: cpu
+	// (processor seconds, all threads) or gpu (seconds of one GPU).
+	Seconds        float64 `json:"machine_seconds,omitempty"`
+	Unit           string  `json:"machine,omitempty"`
+	PricePerHour   float64 `json:"usd_per_hour,omitempty"` // as stated by the user
+	MachineDollars float64 `json:"machine_usd,omitempty"`  // at that price, with all processors busy
 }
 
 // Shared is a prefix of the caption: computed once, used by every question on it.

@@ -60,6 +60,7 @@ type prefix struct {
 func (f *Flow) newRun(_ context.Context, in Input) (*run, error) {
 	now := f.opt.Clock()
 	r := &run{flow: f, pack: f.pack, in: in, started: now, open: map[prefixKey]*prefix{}}
+	f.shares.enter(&f.opt.Meter, r)
 	key, content, err := f.Key(&in)
 	r.key = key
 	modality := "image"

@@ -18,22 +18,26 @@ type Variant struct {
 	Options capflow.Options
 }
 
-// Variants returns the flows of modes; with ablate, also verified with each part
-// and each agent switched off.
-func Variants(p *pack.Pack, modes []string, ablate bool) []Variant {
+// Variants returns the flows of modes, and verified without each of off.
+func Variants(p *pack.Pack, modes, off []string) []Variant {
 	var out []Variant
 	for _, m := range modes {
 		out = append(out, Variant{m, capflow.Options{Mode: capflow.Mode(m), Pack: p, Off: []string{capflow.OffRender}}})
 	}
-	if !ablate {
-		return out
-	}
-	off := []string{capflow.OffLooks, capflow.OffWeigh, capflow.OffRouting, capflow.OffProbes, capflow.OffGrounding, capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge}
-	for _, a := range p.Agents {
-		off = append(off, a.ID)
-	}
 	for _, o := range off {
 		out = append(out, Variant{"verified − " + o, capflow.Options{Mode: capflow.Verified, Pack: p, Off: []string{capflow.OffRender, o}}})
+	}
+	return out
+}
+
+// Parts are what an ablation switches off, one at a time: parts of the flow, then agents.
+func Parts(p *pack.Pack) []string {
+	out := []string{
+		capflow.OffLooks, capflow.OffWeigh, capflow.OffRouting, capflow.OffProbes, capflow.OffGrounding,
+		capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge,
+	}
+	for _, a := range p.Agents {
+		out = append(out, a.ID)
 	}
 	return out
 }
@@ -79,6 +83,7 @@ type Report struct {
 	Model    capflow.ModelInfo `json:"model"`
 	Pack     string            `json:"pack"`
 	Set      string            `json:"set"`
+	Seeds    [2]uint64         `json:"seeds"` // least and largest
 	Pictures map[string]int    `json:"pictures_by_domain"`
 	Results  []Result          `json:"flows"`
 	Router   *Router           `json:"router,omitempty"`
@@ -106,8 +111,10 @@ func Run(ctx context.Context, m capflow.Model, set string, samples []*Sample, va
 	}
 	p := variants[0].Options.Pack
 	rep := &Report{Model: m.Info(), Pack: p.ID(), Set: set, Pictures: map[string]int{}, Date: time.Now().UTC().Format(time.DateOnly)}
+	rep.Seeds = [2]uint64{samples[0].Seed, samples[0].Seed}
 	for _, s := range samples {
 		rep.Pictures[s.Domain]++
+		rep.Seeds = [2]uint64{min(rep.Seeds[0], s.Seed), max(rep.Seeds[1], s.Seed)}
 	}
 	var verified []*capflow.Record
 	for _, v := range variants {

@@ -15,8 +15,8 @@ func (r *Report) Markdown(command string) string {
 		total += n
 	}
 	fmt.Fprintf(&b, "# Flows on drawn pictures\n\nMade by `%s` on %s.\n\n", command, r.Date)
-	fmt.Fprintf(&b, "Model %s (weights `%.12s`, config `%.12s`), %s, %s; pack `%.40s`; %d pictures of %d domains.\n\n",
-		r.Model.Name, r.Model.Weights, r.Model.Config, r.Model.Backend, r.Model.DType, r.Pack, total, len(r.Pictures))
+	fmt.Fprintf(&b, "Model %s (weights `%.12s`, config `%.12s`), %s, %s; pack `%.40s`; %d pictures of %d domains, seeds %d to %d.\n\n",
+		r.Model.Name, r.Model.Weights, r.Model.Config, r.Model.Backend, r.Model.DType, r.Pack, total, len(r.Pictures), r.Seeds[0], r.Seeds[1])
 	b.WriteString("Nothing here is judged by a model: a sentence is right if it is among those that are true of the picture, word by word.\n" +
 		"Intervals are 95 %: bootstrap over pictures, Wilson for router, filter and acceptance. Rates are over all captions, accepted or not, unless the column says so.\n\n")
 	b.WriteString("| flow | wrong sentences | of accepted | facts found | numbers found | wrong numbers | text found | accepted | failed | leaks |\n|---|---|---|---|---|---|---|---|---|---|\n")

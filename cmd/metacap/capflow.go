@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -174,6 +175,11 @@ func (f *flowRunFlags) run(ctx context.Context, a *app, what string) error {
 		return err
 	}
 	o := capflow.Options{Mode: capflow.Mode(f.Mode), Pack: p, Off: f.Off, MaxTiles: f.MaxTiles, Render: f.Render, Roles: roles}
+	o.Meter = capflow.Meter{Read: cpuTime, Unit: "cpu", Lanes: runtime.NumCPU(), PricePerHour: f.Price}
+	if eng.Info().Backend == "cuda" {
+		start := time.Now()
+		o.Meter.Read, o.Meter.Unit, o.Meter.Lanes = func() time.Duration { return time.Since(start) }, "gpu", 1
+	}
 	if a.verbose > 0 && !a.quiet {
 		o.Events = traceTo(a)
 	}

@@ -25,7 +25,8 @@ type evalDrawnCmd struct {
 	Dir string `arg:"" default:"testdata/drawn" help:"Directory with samples.json and its pictures."`
 
 	Flow     []string `default:"single,faithful,verified" enum:"single,faithful,verified,exhaustive" help:"Modes to compare."`
-	Ablate   bool     `help:"Also verified with each part and each agent switched off."`
+	Ablate   bool     `help:"Also verified without each part and each agent, one at a time."`
+	Off      []string `placeholder:"NAME" help:"Also verified without each of these."`
 	Filter   bool     `default:"true" negatable:"" help:"Also the filter, on true captions and ones with a planted error."`
 	Pack     string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one."`
 	Limit    int      `default:"0" placeholder:"N" help:"Only the first N pictures of each domain; 0 = all."`
@@ -75,6 +76,10 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	off := c.Off
+	if c.Ablate {
+		off = append(off, drawn.Parts(p)...)
+	}
 	o := drawn.Options{Parallel: c.Parallel, Filter: c.Filter}
 	if !a.quiet {
 		o.Progress = func(s string) { fmt.Fprintln(a.stderr, "metacap: "+s) }
@@ -82,7 +87,7 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 	if c.Records != "" {
 		o.Records = c.writeRecords
 	}
-	rep, err := drawn.Run(ctx, capflow.Local(eng, info), filepath.Base(c.Dir), samples, drawn.Variants(p, c.Flow, c.Ablate), o)
+	rep, err := drawn.Run(ctx, capflow.Local(eng, info), filepath.Base(c.Dir), samples, drawn.Variants(p, c.Flow, off), o)
 	if err != nil {
 		return err
 	}
@@ -122,6 +127,12 @@ func (c *evalDrawnCmd) command() string {
 	words := []string{"metacap eval drawn", filepath.Base(c.Dir), "--flow " + strings.Join(c.Flow, ",")}
 	if c.Ablate {
 		words = append(words, "--ablate")
+	}
+	if len(c.Off) > 0 {
+		words = append(words, "--off "+strings.Join(c.Off, ","))
+	}
+	if !c.Filter {
+		words = append(words, "--no-filter")
 	}
 	if c.Limit > 0 {
 		words = append(words, fmt.Sprintf("--limit %d", c.Limit))
