@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-cuda bench-cuda race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-sim-sanitize test-cuda bench-cuda race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ test: ## run every test that needs no GPU
 
 test-nocgo: ## the same, without a C compiler
 	CGO_ENABLED=0 $(GO) test -timeout 30m ./...
+
+# The simulator is loaded into a program without the sanitizers' runtime, so that goes in first.
+test-sim-sanitize: ## the CUDA kernels in the simulator under the address and undefined-behaviour sanitizers (minutes)
+	METACAP_SIM_SANITIZE=address,undefined METACAP_REQUIRE=g++ ASAN_OPTIONS=detect_leaks=0:handle_segv=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" $(GO) test -count=1 -timeout 60m ./kernels/cuda/...
 
 test-cuda: ## the conformance suite and the models on a GPU, verdicts to docs/results; a missing GPU is a failure
 	METACAP_REQUIRE=cuda METACAP_RESULTS=$(CURDIR)/docs/results METACAP_COMMIT=$(VERSION) $(GO) test -count=1 ./kernels/cuda/...

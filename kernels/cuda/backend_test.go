@@ -3,7 +3,6 @@ package cuda
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -221,81 +220,6 @@ func (s *step) run() error {
 func (s *step) result() ([]byte, error) {
 	raw := make([]byte, 3*128*2)
 	return raw, s.b.Download(raw, s.out)
-}
-
-// TestEveryCallFails makes each driver call of a step's life fail in turn. Each
-// failure must come back as the driver's error, and nothing may stay behind.
-func TestEveryCallFails(t *testing.T) {
-	lib := library(t)
-	drv, err := driver.Open(driver.Options{Library: lib})
-	require.NoError(t, err)
-	c := sim.Control{Driver: drv}
-	const injected = 999
-	life := func(n int) error {
-		if err := c.Fail(n, injected); err != nil {
-			return err
-		}
-		defer c.Fail(-1, 0)
-		b, err := Open(Options{Library: lib})
-		if err != nil {
-			return err
-		}
-		err = func() error {
-			s, err := newStep(b)
-			if err != nil {
-				return err
-			}
-			if err := s.run(); err != nil {
-				return err
-			}
-			if err := b.BeginCapture(); err != nil {
-				return err
-			}
-			rerr := s.run()
-			g, err := b.EndCapture()
-			if rerr != nil || err != nil {
-				return errors.Join(rerr, err)
-			}
-			if err := g.Launch(); err != nil {
-				return err
-			}
-			_, err = s.result()
-			g.Free()
-			s.w.Free()
-			return err
-		}()
-		return errors.Join(err, b.Close())
-	}
-	failures := 0
-	for n := 0; ; n++ {
-		require.Less(t, n, 2000, "the life of a step never succeeds")
-		before, err := c.Count(sim.Calls)
-		require.NoError(t, err)
-		err = life(n)
-		after, cerr := c.Count(sim.Calls)
-		require.NoError(t, cerr)
-		leaks, lerr := c.Leaks()
-		require.NoError(t, lerr)
-		var dev *kernels.DeviceError
-		if errors.As(err, &dev) {
-			require.Equal(t, injected, dev.Code, "call %d", n)
-			failures++
-		} else {
-			require.NoError(t, err, "call %d", n)
-		}
-		// What a failed free leaves cannot be freed again; anything else must be gone.
-		if err == nil || dev.Call != "cuMemFree_v2" && dev.Call != "cuMemFreeHost" && dev.Call != "cuCtxSetCurrent" && dev.Call != "cuModuleUnload" &&
-			dev.Call != "cuStreamDestroy_v2" && dev.Call != "cuGraphExecDestroy" && dev.Call != "cuGraphDestroy" && dev.Call != "cuDevicePrimaryCtxRelease_v2" {
-			require.Empty(t, leaks, "call %d: %v", n, err)
-		} else {
-			_, err := drv.Extension("sim_reset")
-			require.NoError(t, err)
-		}
-		if uint64(n) > after-before {
-			break // the injected failure lay behind the last call
-		}
-	}
-	require.Greater(t, failures, 60, "driver calls of a life")
 }
 
 // TestGraph replays a recorded step on new inputs and compares with running it.

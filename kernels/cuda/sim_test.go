@@ -47,6 +47,9 @@ func simulated(t testing.TB) (*Backend, sim.Control) {
 		leaks, err := c.Leaks()
 		require.NoError(t, err)
 		require.Empty(t, leaks, "alive after Close")
+		disorder, err := c.Count(sim.Disorder)
+		require.NoError(t, err)
+		require.Zero(t, disorder, "things taken apart while others needed them")
 	})
 	return b, c
 }

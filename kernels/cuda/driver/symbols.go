@@ -13,7 +13,6 @@ const (
 	symDeviceGet
 	symDeviceGetName
 	symDeviceGetAttribute
-	symDeviceTotalMem
 	symPrimaryCtxRetain
 	symPrimaryCtxRelease
 	symCtxSetCurrent
@@ -23,7 +22,6 @@ const (
 	symModuleUnload
 	symModuleGetFunction
 	symFuncSetAttribute
-	symFuncGetAttribute
 	symOccupancy
 	symLaunchKernel
 	symLaunchKernelEx
@@ -78,7 +76,6 @@ var symbolTable = [numSymbols]symbolInfo{
 	symDeviceGet:                {name: "cuDeviceGet", version: 2000},
 	symDeviceGetName:            {name: "cuDeviceGetName", version: 2000},
 	symDeviceGetAttribute:       {name: "cuDeviceGetAttribute", version: 2000},
-	symDeviceTotalMem:           {name: "cuDeviceTotalMem", exported: "cuDeviceTotalMem_v2", version: 3020},
 	symPrimaryCtxRetain:         {name: "cuDevicePrimaryCtxRetain", version: 7000},
 	symPrimaryCtxRelease:        {name: "cuDevicePrimaryCtxRelease", exported: "cuDevicePrimaryCtxRelease_v2", version: 11000},
 	symCtxSetCurrent:            {name: "cuCtxSetCurrent", version: 4000},
@@ -88,7 +85,6 @@ var symbolTable = [numSymbols]symbolInfo{
 	symModuleUnload:             {name: "cuModuleUnload", version: 2000},
 	symModuleGetFunction:        {name: "cuModuleGetFunction", version: 2000},
 	symFuncSetAttribute:         {name: "cuFuncSetAttribute", version: 9000},
-	symFuncGetAttribute:         {name: "cuFuncGetAttribute", version: 2020},
 	symOccupancy:                {name: "cuOccupancyMaxActiveBlocksPerMultiprocessor", version: 6050},
 	symLaunchKernel:             {name: "cuLaunchKernel", version: 4000},
 	symLaunchKernelEx:           {name: "cuLaunchKernelEx", version: 11060, optional: true},

@@ -132,7 +132,7 @@ func compile(gxx, dir, lib, sanitize string, texts map[string][]byte, units []st
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	link := append([]string{"-shared", "-o", "lib.so"}, objects...)
+	link := append([]string{"-shared", "-o", "lib.so", "-ldl"}, objects...)
 	if sanitize != "" {
 		link = append(link, "-fsanitize="+sanitize)
 	}
@@ -168,6 +168,8 @@ const (
 	Copies
 	CopiedBytes
 	Launches
+	Overlapped // launches that may begin before the kernel in front has ended
+	Disorder   // things taken apart while others still needed them
 )
 
 // Live are the counters that must be zero when everything is closed.

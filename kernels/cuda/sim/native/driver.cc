@@ -6,7 +6,8 @@
 //  - Device memory is poisoned, surrounded by guard bytes that are checked after
 //    every drain, and every copy is checked against the allocations.
 //  - Graphs are recorded lists that are replayed.
-//  - sim_fail makes a coming call fail; sim_counter counts what is alive.
+//  - sim_fail makes a coming call fail; sim_counter counts what is alive, and what
+//    was taken apart in an order that a device does not forgive.
 #include <malloc.h>
 
 #include <functional>
@@ -17,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "sim.h"
+#include "abi.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -76,9 +77,9 @@ std::set<Module *> modules;
 std::map<std::string, std::unique_ptr<Function>> functions;
 std::set<Graph *> graphs, execs;
 std::vector<Work> queue;
-uint64_t calls, copies, copied_bytes, launches;
+uint64_t calls, copies, copied_bytes, launches, overlapped, disorder;
 
-enum { COUNT_ALLOCATIONS, COUNT_BYTES, COUNT_HOST, COUNT_STREAMS, COUNT_EVENTS, COUNT_MODULES, COUNT_GRAPHS, COUNT_CONTEXTS, COUNT_CALLS, COUNT_COPIES, COUNT_COPIED_BYTES, COUNT_LAUNCHES };
+enum { COUNT_ALLOCATIONS, COUNT_BYTES, COUNT_HOST, COUNT_STREAMS, COUNT_EVENTS, COUNT_MODULES, COUNT_GRAPHS, COUNT_CONTEXTS, COUNT_CALLS, COUNT_COPIES, COUNT_COPIED_BYTES, COUNT_LAUNCHES, COUNT_OVERLAPPED, COUNT_DISORDER };
 
 // Entry check of every call: injected failure, initialisation, sticky error, context.
 int enter(bool need_context) {
@@ -92,6 +93,13 @@ int enter(bool need_context) {
 #define ENTER(ctx) \
   std::lock_guard<std::recursive_mutex> hold(mu); \
   if (int e_ = enter(ctx)) return e_
+
+// Notes a thing destroyed while others still need it.
+void needed(bool by, const char *what) {
+  if (!by) return;
+  disorder++;
+  fprintf(stderr, "simulator: out of order: %s\n", what);
+}
 
 int check_guards() {
   for (auto &[addr, a] : allocations)
@@ -179,8 +187,22 @@ API uint64_t sim_counter(long which) {
     case COUNT_COPIES: return copies;
     case COUNT_COPIED_BYTES: return copied_bytes;
     case COUNT_LAUNCHES: return launches;
+    case COUNT_OVERLAPPED: return overlapped;
+    case COUNT_DISORDER: return disorder;
   }
   return 0;
+}
+// Layout of the structures of abi.h: size, then the offset of each member.
+API uint64_t sim_layout(long which) {
+  using sim::LaunchAttribute;
+  using sim::LaunchConfig;
+  const size_t all[] = {
+      sizeof(LaunchConfig), offsetof(LaunchConfig, gx), offsetof(LaunchConfig, gy), offsetof(LaunchConfig, gz), offsetof(LaunchConfig, bx),
+      offsetof(LaunchConfig, by), offsetof(LaunchConfig, bz), offsetof(LaunchConfig, shared), offsetof(LaunchConfig, stream),
+      offsetof(LaunchConfig, attrs), offsetof(LaunchConfig, num_attrs),
+      sizeof(LaunchAttribute), offsetof(LaunchAttribute, id), offsetof(LaunchAttribute, value), sizeof(LaunchAttribute::value),
+  };
+  return which >= 0 && size_t(which) < sizeof all / sizeof *all ? all[which] : ~0ull;
 }
 // Kernel parameter sizes, for the test of the generated Go structs; 0 = no such kernel.
 API uint64_t sim_param_bytes(const char *name) {
@@ -228,6 +250,12 @@ API int cuDevicePrimaryCtxRetain(uintptr_t *c, int) { ENTER(false); retained++; 
 API int cuDevicePrimaryCtxRelease_v2(int) {
   ENTER(false);
   if (retained == 0) return INVALID_CONTEXT;
+  if (retained == 1) {
+    needed(!allocations.empty() || !host_allocations.empty(), "context released before its memory");
+    needed(!streams.empty() || !events.empty(), "context released before its streams or events");
+    needed(!modules.empty(), "context released before its modules");
+    needed(!graphs.empty() || !execs.empty(), "context released before its graphs");
+  }
   if (--retained == 0) { drain(); sticky = 0; queue.clear(); }
   return OK;
 }
@@ -243,7 +271,14 @@ API int cuModuleLoadData(Module **m, const void *image) {
   modules.insert(*m);
   return OK;
 }
-API int cuModuleUnload(Module *m) { ENTER(true); drain(); if (!modules.erase(m)) return INVALID_HANDLE; delete m; return OK; }
+API int cuModuleUnload(Module *m) {
+  ENTER(true);
+  needed(!execs.empty(), "module unloaded before the graphs that launch its kernels");
+  drain();
+  if (!modules.erase(m)) return INVALID_HANDLE;
+  delete m;
+  return OK;
+}
 API int cuModuleGetFunction(Function **f, Module *m, const char *name) {
   ENTER(true);
   if (!modules.count(m)) return INVALID_HANDLE;
@@ -283,10 +318,12 @@ API int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsig
   ENTER(true);
   return launch(f, {gx, gy, gz}, {bx, by, bz}, shared, s, params);
 }
-struct LaunchConfig { unsigned gx, gy, gz, bx, by, bz, shared; Stream *stream; void *attrs; unsigned num_attrs; };
-API int cuLaunchKernelEx(const LaunchConfig *c, Function *f, void **params, void **) {
+API int cuLaunchKernelEx(const sim::LaunchConfig *c, Function *f, void **params, void **) {
   ENTER(true);
-  return launch(f, {c->gx, c->gy, c->gz}, {c->bx, c->by, c->bz}, c->shared, c->stream, params);
+  // The one attribute that the binding uses.
+  if (c->num_attrs != 1 || !c->attrs || c->attrs->id != sim::kProgrammaticSerialization || c->attrs->value[0] != 1) return INVALID_VALUE;
+  overlapped++;
+  return launch(f, {c->gx, c->gy, c->gz}, {c->bx, c->by, c->bz}, c->shared, reinterpret_cast<Stream *>(c->stream), params);
 }
 
 API int cuMemAlloc_v2(uintptr_t *p, size_t n) {
@@ -359,6 +396,8 @@ API int cuMemcpyDtoDAsync_v2(uintptr_t d, uintptr_t src, size_t n, Stream *s) {
   ENTER(true);
   if (!in_device(d, n) || !in_device(src, n)) return INVALID_VALUE;
   if (d < src + n && src < d + n) return INVALID_VALUE;
+  copies++;
+  copied_bytes += n;
   return enqueue(s, [=] { memcpy(reinterpret_cast<void *>(d), reinterpret_cast<void *>(src), n); return OK; });
 }
 API int cuMemsetD8Async(uintptr_t d, unsigned char v, size_t n, Stream *s) {
@@ -446,4 +485,13 @@ API void sim_reset() {
   memory_used = 0;
   retained = 0;
   sticky = 0;
+  disorder = 0;
+}
+// Whether memory accesses are checked: the library was built with -fsanitize=address.
+API int sim_sanitized() {
+#ifdef __SANITIZE_ADDRESS__
+  return 1;
+#else
+  return 0;
+#endif
 }

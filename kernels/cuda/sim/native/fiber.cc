@@ -11,6 +11,7 @@
 #error "the simulator's stack switch is written for x86-64"
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define SIM_ASAN 1
 #endif
@@ -79,7 +80,6 @@ std::vector<int> at_barrier;
 int count, alive;
 const Kernel *kernel;
 const void *kernel_params;
-std::vector<unsigned char> shared_store;
 unsigned char *shared_base;
 const char *failure;
 #ifdef SIM_ASAN
@@ -225,6 +225,10 @@ void start_fiber(int number) {
   t.done = false;
   t.open.clear();
   t.groups.clear();
+#ifdef SIM_ASAN
+  // The fibre that had this stack before was left in the middle of its frames.
+  __asan_unpoison_memory_region(stack_of(number), kStackBytes);
+#endif
   void **top = reinterpret_cast<void **>(stack_of(number) + kStackBytes);
   *--top = nullptr;  // keeps the stack 16-byte aligned at entry, and ends back traces
   *--top = reinterpret_cast<void *>(&entry);
@@ -334,8 +338,10 @@ bool run_grid(const Kernel &k, const void *params, Dim3 grid, Dim3 block, size_t
     threads[i].index = {unsigned(i) % block.x, unsigned(i) / block.x % block.y, unsigned(i) / (block.x * block.y)};
   }
   // A fresh heap block of the exact size a launch, so that ASan sees accesses past its end.
-  std::unique_ptr<unsigned char[]> raw(new unsigned char[shared_bytes + 1024]);
-  shared_base = reinterpret_cast<unsigned char *>((reinterpret_cast<uintptr_t>(raw.get()) + 1023) & ~uintptr_t(1023));
+  void *shared = nullptr;
+  if (posix_memalign(&shared, 1024, shared_bytes ? shared_bytes : 1) != 0) return false;
+  std::unique_ptr<void, void (*)(void *)> raw(shared, free);
+  shared_base = static_cast<unsigned char *>(shared);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
       for (unsigned x = 0; x < grid.x; x++) {
