@@ -75,6 +75,7 @@ type Info struct {
 	Dir           string // directory of the checkpoint, or its name for OpenFS
 	Backend       string // "cpu", "cuda", "ref"
 	Device        string // device in words
+	Driver        string // of a GPU: "CUDA 12.9"; else empty
 	DType         string // "bf16" or "f32": type of activations
 	Threads       int    // CPU threads, 0 on a GPU
 	WeightBytes   int64  // on the device
@@ -91,6 +92,19 @@ type Info struct {
 	BlockTokens   int
 	BlockBytes    int64 // of all layers
 	Budget        Budget
+	Work          Work
+}
+
+// Work is what computing costs at least, on any kernels: bytes to read and
+// operations to do (a multiplication and an addition are two).
+type Work struct {
+	StepBytes   int64 // weights of the decoder with its head, read once a step
+	KVBytes     int64 // keys and values of a token, read by each later token of its sequence
+	TokenOps    int64 // products of a token, without the head
+	RowOps      int64 // the head, for a row of logits
+	PairOps     int64 // attention of a token to one token
+	TileOps     int64 // encoder and projector, a tile
+	VisionBytes int64 // weights of encoder and projector, read once a call
 }
 
 // Budget is the memory plan of an engine in bytes, computed from shapes before anything is allocated.
@@ -190,11 +204,16 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.Parts) Info {
 	bud := a.Runner.Budget()
 	i := Info{
-		Architecture: ck.Config.Arch, Dir: name, Backend: dev.Name, Device: dev.Device, DType: a.Model.DType.String(), Threads: dev.Threads,
+		Architecture: ck.Config.Arch, Dir: name, Backend: dev.Name, Device: dev.Device, Driver: dev.Driver, DType: a.Model.DType.String(), Threads: dev.Threads,
 		WeightBytes: a.Model.Bytes, ContextTokens: a.Context, Vocabulary: a.Runner.Vocabulary(), Layers: ck.Config.Text.Layers,
 		MaxSequences: a.Sched.MaxSequences, StepTokens: a.Sched.StepTokens, KVBlocks: a.KVBlocks, BlockTokens: kernels.BlockSize,
 		BlockBytes: bud.KV / int64(a.KVBlocks),
 		Budget:     Budget{Limit: a.Limit, Weights: bud.Weights, Vision: bud.Vision, Workspace: bud.Workspace, Encoder: bud.Encoder, KV: bud.KV},
+	}
+	w := a.Model.Work()
+	i.Work = Work{
+		StepBytes: w.StepBytes, KVBytes: i.BlockBytes / int64(i.BlockTokens), TokenOps: w.TokenOps, RowOps: w.RowOps,
+		PairOps: w.PairOps, TileOps: w.TileOps, VisionBytes: w.VisionBytes,
 	}
 	if v := a.Model.Vision; v != nil {
 		i.Vision, i.TileSize, i.TileTokens, i.MaxTiles = true, v.Dims.ImageSize, v.Dims.Tokens(), ck.Config.MaxTiles

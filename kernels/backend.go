@@ -53,6 +53,7 @@ type Backend interface {
 type Info struct {
 	Name        string // "ref", "cpu", "cuda"
 	Device      string // "AMD EPYC, 2 threads, avx512bf16", "NVIDIA H100 80GB HBM3 (sm_90)"
+	Driver      string // of a GPU: "CUDA 12.9"; else empty
 	Activations DType  // preferred activation dtype for bf16 checkpoints: F32 or BF16
 	Threads     int    // CPU threads used, 0 on a GPU
 	MemoryBytes int64  // total memory of the device

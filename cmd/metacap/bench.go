@@ -8,7 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,6 +18,7 @@ import (
 	"metacap/internal/bench"
 	"metacap/internal/demo"
 	"metacap/internal/randmodel"
+	"metacap/kernels"
 )
 
 // benchCmd is metacap bench.
@@ -43,15 +44,21 @@ type benchModel struct {
 
 	engineFlags
 
-	stored string // type of most weights, in lower case
+	stored  string       // type of most weights, in lower case
+	measure bool         // the device's limits too
+	limits  bench.Limits // if measured
+	files   fs.FS        // of random weights
 }
 
 // benchRunCmd is metacap bench run.
 type benchRunCmd struct {
-	Tests []string `arg:"" optional:"" name:"test" help:"pp512, pp512@3328, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, startup; default: a set that fits the model."`
+	Tests []string `arg:"" optional:"" name:"test" help:"pp512, pp512@3328, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, ttft8@256, startup, startup-cold; default: a set that fits the model."`
 
 	Repetitions int    `short:"r" default:"5" placeholder:"N" help:"Measured runs of each test, after one that is not."`
-	Output      string `short:"o" default:"md" enum:"md,csv,json" help:"md, csv, or json (one object a line)."`
+	Output      string `short:"o" default:"md" enum:"md,csv,json,jsonl" help:"md, csv, json (an array) or jsonl (an object a line)."`
+	Limits      bool   `default:"true" negatable:"" help:"Measure first how fast the device reads and multiplies, a second or two, and give each result's share of that."`
+	Dir         string `placeholder:"DIR" help:"Where startup with --random-weights writes its checkpoint, which it removes; default: the folder for temporary files."`
+	Probe       bool   `hidden:"" help:"Open the model, generate a token, say so: what startup runs."`
 
 	benchModel
 }
@@ -61,12 +68,17 @@ func (*benchRunCmd) examples() string {
   metacap bench                                    the embedded model
   metacap bench -m ~/models/MetaCaptioner-8B pp512 tg64 vit13 cap1280x960
   metacap bench --random-weights 0.6b tg64@512 tg64@512*8
-  metacap bench -o json --random-weights 8b > bench.jsonl
+  metacap bench -o jsonl --random-weights 8b > bench.jsonl
+  metacap bench --random-weights 8b --device cuda tg64@2304 'tg64@2304*8' pp2304 vit8 ttft8@256 startup
 
 pp512: prefill of 512 tokens; tg64@512*8: 64 tokens each of 8 sequences after 512;
 vit13: the vision encoder on 13 tiles; cap1280x960: JPEG to 64 tokens of caption;
-startup: process start to first token, as a new process (files cached or not, as
-they are). Rates are means ± standard deviations of the repetitions.
+ttft8@256: a request of 8 tiles and 256 other tokens to its first token;
+startup: process start to first token, as a new process, with the files in the page
+cache; startup-cold: with the checkpoint put out of it before each run (Linux).
+Rates are means ± standard deviations of the repetitions. "of limit" is the least
+time that the test can take on this device, by how fast it was measured to read memory
+and to multiply matrices, over the time it took.
 `
 }
 
@@ -80,6 +92,9 @@ type benchRecord struct {
 	Median     float64   `json:"median"`
 	Rates      []float64 `json:"rates"`
 	FirstToken float64   `json:"first_token_seconds,omitempty"` // median, cap only
+	Share      float64   `json:"share_of_limit,omitempty"`      // by the medians
+	ReadLimit  float64   `json:"read_bytes_per_second,omitempty"`
+	OpsLimit   float64   `json:"ops_per_second,omitempty"`
 }
 
 // benchBase says what was measured where, in every record.
@@ -90,25 +105,32 @@ type benchBase struct {
 	Compute string `json:"activations"` // type computed in
 	Backend string `json:"backend"`
 	Device  string `json:"device"`
+	Driver  string `json:"driver,omitempty"`
 	Threads int    `json:"threads,omitempty"`
 	Version string `json:"version"`
 	Commit  string `json:"commit,omitempty"`
 	Time    string `json:"time"`
 }
 
-// startupTest is the test that runs a process of its own.
-const startupTest = "startup"
+// The tests that run a process of their own.
+const (
+	startupTest = "startup"
+	coldTest    = "startup-cold"
+)
 
 // Run is called by kong.
 func (c *benchRunCmd) Run(ctx context.Context, a *app) error {
+	if c.Probe {
+		return c.probe(ctx, a)
+	}
 	if c.Repetitions < 1 {
 		return fmt.Errorf("--repetitions %d: want at least 1", c.Repetitions)
 	}
 	var tests []bench.Test
-	startup := false
+	var starts []string
 	for _, text := range c.Tests {
-		if text == startupTest {
-			startup = true
+		if text == startupTest || text == coldTest {
+			starts = append(starts, text)
 			continue
 		}
 		t, err := bench.Parse(text)
@@ -117,10 +139,11 @@ func (c *benchRunCmd) Run(ctx context.Context, a *app) error {
 		}
 		tests = append(tests, t)
 	}
-	if startup && c.RandomWeights != "" {
-		return errors.New("startup needs a checkpoint on disk or the embedded one, not --random-weights")
+	if slices.Contains(starts, coldTest) && c.RandomWeights == "" && c.embedded() {
+		return errors.New("startup-cold needs a checkpoint on disk: the embedded model is part of the running program")
 	}
 	meter := &bench.Meter{}
+	c.measure = c.Limits
 	eng, err := c.openBench(ctx, bench.Config(c.config(a), meter))
 	if err != nil {
 		return err
@@ -128,57 +151,43 @@ func (c *benchRunCmd) Run(ctx context.Context, a *app) error {
 	defer eng.Close()
 	if len(c.Tests) == 0 {
 		tests = defaultTests(eng.Info())
-		startup = c.RandomWeights == ""
+		if c.RandomWeights == "" {
+			starts = []string{startupTest}
+		}
 	}
 	w := newBenchWriter(a.stdout, c.Output)
-	defer w.close()
 	for _, t := range tests {
 		res, err := bench.Run(ctx, eng, meter, t, c.Repetitions)
 		if err != nil {
-			return err
+			return errors.Join(err, w.close())
 		}
 		if err := w.row(c.record(eng.Info(), res)); err != nil {
 			return err
 		}
 	}
-	if !startup {
-		return nil
+	if len(starts) > 0 {
+		info := eng.Info()
+		eng.Close() // so that its memory does not stand in the way
+		if err := c.startups(ctx, info, starts, w); err != nil {
+			return errors.Join(err, w.close())
+		}
 	}
-	info := eng.Info()
-	eng.Close() // so that its memory does not stand in the way
-	r, err := c.startup(ctx, info)
-	if err != nil {
-		return err
-	}
-	return w.row(r)
+	return w.close()
 }
 
-// openBench opens the model, or makes one of random weights.
+// openBench measures the device's limits, if they are wanted, and opens the model,
+// or makes one of random weights.
 func (c *benchModel) openBench(ctx context.Context, cfg engine.Config) (*engine.Engine, error) {
 	if c.RandomWeights != "" {
-		if c.Model != "" {
-			return nil, errors.New("-m and --random-weights exclude each other")
-		}
-		bits, group := map[string]int{"int8": 8, "int4": 4}[c.Weights], 128
-		bytes, err := randmodel.Bytes(c.RandomWeights)
-		if bits > 0 {
-			bytes = bytes * int64(bits) / 16
-		}
-		if err != nil {
-			return nil, err
-		}
-		if have := memory().Available; have > 0 && bytes > have {
-			return nil, fmt.Errorf("--random-weights %s: %s of weights exceed the available memory of %s", c.RandomWeights, size(bytes), size(have))
-		}
-		make := func() (fs.FS, error) { return randmodel.New(c.RandomWeights, 1) }
-		if bits > 0 {
-			make = func() (fs.FS, error) { return randmodel.NewQuantized(c.RandomWeights, bits, group, 1) }
-		}
-		files, err := make()
+		files, err := c.randomFiles()
 		if err != nil {
 			return nil, err
 		}
 		c.stored = c.Weights
+		if err := c.measureLimits(); err != nil {
+			return nil, err
+		}
+		c.files = files
 		return engine.OpenFS(ctx, files, "random "+c.RandomWeights, cfg)
 	}
 	ck, err := openHeaders(&c.engineFlags)
@@ -186,13 +195,53 @@ func (c *benchModel) openBench(ctx context.Context, cfg engine.Config) (*engine.
 		return nil, err
 	}
 	c.stored = mainType(ck.Summary().DTypes)
-	if err := ck.Close(); err != nil {
+	if err := errors.Join(ck.Close(), c.measureLimits()); err != nil {
 		return nil, err
 	}
 	if c.embedded() {
 		return engine.OpenFS(ctx, demo.FS(), demo.Name, cfg)
 	}
 	return engine.Open(ctx, c.Model, cfg)
+}
+
+// measureLimits opens the device by itself: an engine would leave no memory for it.
+func (c *benchModel) measureLimits() (err error) {
+	if !c.measure {
+		return nil
+	}
+	b, err := engine.OpenBackend(c.Device, c.Threads)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	o := bench.LimitOptions{Activations: b.Info().Activations, Weights: c.stored}
+	if c.Dtype == "f32" || c.stored == "f32" || b.Info().Name == "ref" {
+		o.Activations, o.Weights = kernels.F32, "f32"
+	}
+	c.limits, err = bench.MeasureLimits(b, o)
+	return err
+}
+
+// randomFiles makes a checkpoint in memory.
+func (c *benchModel) randomFiles() (fs.FS, error) {
+	if c.Model != "" {
+		return nil, errors.New("-m and --random-weights exclude each other")
+	}
+	bits, group := map[string]int{"int8": 8, "int4": 4}[c.Weights], 128
+	bytes, err := randmodel.Bytes(c.RandomWeights)
+	if bits > 0 {
+		bytes = bytes * int64(bits) / 16
+	}
+	if err != nil {
+		return nil, err
+	}
+	if have := memory().Available; have > 0 && bytes > have {
+		return nil, fmt.Errorf("--random-weights %s: %s of weights exceed the available memory of %s", c.RandomWeights, size(bytes), size(have))
+	}
+	if bits > 0 {
+		return randmodel.NewQuantized(c.RandomWeights, bits, group, 1)
+	}
+	return randmodel.New(c.RandomWeights, 1)
 }
 
 // mainType is the element type that takes most bytes.
@@ -236,7 +285,7 @@ func (c *benchModel) base(info engine.Info) benchBase {
 		name = "random " + c.RandomWeights
 	}
 	return benchBase{
-		Model: name, Weights: info.WeightBytes, DType: c.stored, Compute: info.DType, Backend: info.Backend, Device: info.Device,
+		Model: name, Weights: info.WeightBytes, DType: c.stored, Compute: info.DType, Backend: info.Backend, Device: info.Device, Driver: info.Driver,
 		Threads: info.Threads, Version: b.Version, Commit: b.Commit, Time: time.Now().UTC().Format(time.RFC3339),
 	}
 }
@@ -245,45 +294,73 @@ func (c *benchRunCmd) record(info engine.Info, res *bench.Result) benchRecord {
 	r := benchRecord{benchBase: c.base(info)}
 	r.Test, r.Unit = res.Test.String(), res.Test.Unit()
 	r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
+	r.Share, r.ReadLimit, r.OpsLimit = c.limits.Share(res, info.Work), c.limits.ReadBytes, c.limits.Ops
 	if len(res.First) > 0 {
 		r.FirstToken = seconds(res.First[len(res.First)/2])
 	}
 	return r
 }
 
-// startup runs this program anew and takes the time to the first byte of an answer.
-func (c *benchRunCmd) startup(ctx context.Context, info engine.Info) (benchRecord, error) {
+// startups measures how long this program takes, started anew, to a first token.
+func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []string, w *benchWriter) error {
 	self, err := os.Executable()
 	if err != nil {
-		return benchRecord{}, fmt.Errorf("startup: %w", err)
+		return fmt.Errorf("startup: %w", err)
 	}
-	args := []string{"chat", "-q", "-p", "Hello", "--max-tokens", "8", "--device", c.Device, "--threads", strconv.Itoa(c.Threads)}
-	if !c.embedded() {
-		args = append(args, "-m", c.Model)
+	dir := c.Model
+	if c.files != nil {
+		if dir, err = os.MkdirTemp(c.Dir, "metacap-bench-"); err != nil {
+			return fmt.Errorf("startup: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		if err := bench.WriteFiles(dir, c.files); err != nil {
+			return fmt.Errorf("startup: write the random checkpoint: %w", err)
+		}
 	}
-	res := &bench.Result{}
-	for range c.Repetitions {
-		cmd := exec.CommandContext(ctx, self, args...)
-		out, err := cmd.StdoutPipe()
+	args := []string{"bench", "run", "--probe", "--device", c.Device, "--threads", strconv.Itoa(c.Threads), "--dtype", c.Dtype, "--memory", strconv.FormatInt(int64(c.Memory), 10)}
+	if c.files != nil || !c.embedded() {
+		args = append(args, "-m", dir)
+	}
+	for _, name := range tests {
+		s := bench.Startup{Program: self, Args: args, Repetitions: c.Repetitions}
+		if name == coldTest {
+			if s.Cold, err = bench.CheckpointFiles(dir); err != nil {
+				return fmt.Errorf("startup: %w", err)
+			}
+		}
+		took, err := s.Run(ctx)
 		if err != nil {
-			return benchRecord{}, fmt.Errorf("startup: %w", err)
+			return err
 		}
-		start := time.Now()
-		if err := cmd.Start(); err != nil {
-			return benchRecord{}, fmt.Errorf("startup: %w", err)
+		res := &bench.Result{Rates: took}
+		r := benchRecord{benchBase: c.base(info)}
+		r.Test, r.Unit = name, "s"
+		r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
+		if err := w.row(r); err != nil {
+			return err
 		}
-		_, err = out.Read(make([]byte, 1))
-		took := time.Since(start)
-		io.Copy(io.Discard, out)
-		if werr := cmd.Wait(); werr != nil || err != nil {
-			return benchRecord{}, fmt.Errorf("startup: %s %s: %w", self, strings.Join(args, " "), errors.Join(err, werr))
-		}
-		res.Rates = append(res.Rates, took.Seconds())
 	}
-	r := benchRecord{benchBase: c.base(info)}
-	r.Test, r.Unit = startupTest, "s"
-	r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
-	return r, nil
+	return nil
+}
+
+// probe generates a token and says how long opening took: the process that startups times.
+func (c *benchRunCmd) probe(ctx context.Context, a *app) error {
+	start := time.Now()
+	eng, err := c.open(ctx, a, true)
+	if err != nil {
+		return err
+	}
+	defer eng.Close()
+	opened := time.Since(start)
+	_, err = eng.Generate(ctx, engine.Request{
+		Messages:  []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: "Hello"}}}},
+		MaxTokens: 1, IgnoreEOS: true, DisableLoopGuard: true,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "open %.3f s, first token %.3f s after that\n", opened.Seconds(), (time.Since(start) - opened).Seconds())
+	return err
 }
 
 // benchWriter writes rows in one of the formats.
@@ -292,6 +369,7 @@ type benchWriter struct {
 	format string
 	tab    *tabwriter.Writer
 	csv    *csv.Writer
+	rows   []benchRecord // of json
 }
 
 func newBenchWriter(w io.Writer, format string) *benchWriter {
@@ -299,11 +377,14 @@ func newBenchWriter(w io.Writer, format string) *benchWriter {
 	switch format {
 	case "md":
 		b.tab = tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-		fmt.Fprintln(b.tab, "| model\t| weights\t| dtype\t| device\t| test\t| rate\t|")
-		fmt.Fprintln(b.tab, "|---\t|---\t|---\t|---\t|---\t|---\t|")
+		fmt.Fprintln(b.tab, "| model\t| weights\t| dtype\t| device\t| test\t| rate\t| of limit\t|")
+		fmt.Fprintln(b.tab, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
 	case "csv":
 		b.csv = csv.NewWriter(w)
-		b.csv.Write([]string{"model", "weight_bytes", "dtype", "activations", "backend", "device", "test", "unit", "mean", "deviation", "median", "version", "commit", "time"})
+		b.csv.Write([]string{
+			"model", "weight_bytes", "dtype", "activations", "backend", "device", "driver", "test", "unit", "mean", "deviation", "median",
+			"share_of_limit", "read_bytes_per_second", "ops_per_second", "version", "commit", "time",
+		})
 	}
 	return b
 }
@@ -311,21 +392,44 @@ func newBenchWriter(w io.Writer, format string) *benchWriter {
 func (b *benchWriter) row(r benchRecord) error {
 	switch b.format {
 	case "md":
-		fmt.Fprintf(b.tab, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s ± %s %s\t|\n", r.Model, size(r.Weights), r.DType, r.Device, r.Test, rate(r.Mean), rate(r.Deviation), r.Unit)
+		share := ""
+		if r.Share > 0 {
+			share = fmt.Sprintf("%.0f %%", 100*r.Share)
+		}
+		fmt.Fprintf(b.tab, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s ± %s %s\t| %s\t|\n", r.Model, size(r.Weights), r.DType, r.Device, r.Test, rate(r.Mean), rate(r.Deviation), r.Unit, share)
+		b.rows = append(b.rows[:0], r)
 		return nil
 	case "csv":
 		float := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-		b.csv.Write([]string{r.Model, strconv.FormatInt(r.Weights, 10), r.DType, r.Compute, r.Backend, r.Device, r.Test, r.Unit, float(r.Mean), float(r.Deviation), float(r.Median), r.Version, r.Commit, r.Time})
+		b.csv.Write([]string{
+			r.Model, strconv.FormatInt(r.Weights, 10), r.DType, r.Compute, r.Backend, r.Device, r.Driver, r.Test, r.Unit, float(r.Mean), float(r.Deviation), float(r.Median),
+			float(r.Share), float(r.ReadLimit), float(r.OpsLimit), r.Version, r.Commit, r.Time,
+		})
 		b.csv.Flush()
 		return b.csv.Error()
+	case "json":
+		b.rows = append(b.rows, r)
+		return nil
 	}
 	return writeJSON(b.w, r)
 }
 
-func (b *benchWriter) close() {
-	if b.tab != nil {
-		b.tab.Flush()
+// close writes what only the end can tell.
+func (b *benchWriter) close() error {
+	switch b.format {
+	case "md":
+		if err := b.tab.Flush(); err != nil {
+			return err
+		}
+		if len(b.rows) == 1 && b.rows[0].ReadLimit > 0 {
+			r := b.rows[0]
+			_, err := fmt.Fprintf(b.w, "\nThe device was measured to read %s GB/s and to multiply matrices at %s GFLOP/s.\n", rate(r.ReadLimit/1e9), rate(r.OpsLimit/1e9))
+			return err
+		}
+	case "json":
+		return writeJSON(b.w, b.rows)
 	}
+	return nil
 }
 
 // rate writes a rate with at least three digits.

@@ -23,6 +23,8 @@ type Result struct {
 	Rates   []float64       // one a repetition, in Test.Unit
 	Seconds []float64       // of a repetition; for cap the time of one caption
 	First   []time.Duration // cap: request to first token
+	Prompt  int             // tokens computed of the prompt of one sequence
+	Tiles   int             // encoded, of one sequence
 }
 
 // Mean is the mean rate.
@@ -153,6 +155,7 @@ func runDeep(ctx context.Context, e *engine.Engine, t Test, repetitions int) (*R
 			continue
 		}
 		count := float64(res.Usage.PromptTokens - res.Usage.CachedTokens)
+		out.Prompt = int(count)
 		out.Rates = append(out.Rates, count/res.Usage.PrefillTime.Seconds())
 		out.Seconds = append(out.Seconds, res.Usage.PrefillTime.Seconds())
 	}
@@ -167,7 +170,16 @@ const deepClosing = 6
 func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Duration) {
 	var count float64
 	spent := wall
+	r.Prompt, r.Tiles = results[0].Usage.PromptTokens, results[0].Usage.TilesEncoded
 	switch t.Kind {
+	case First:
+		var worst time.Duration
+		for _, res := range results {
+			worst = max(worst, res.Usage.FirstToken)
+		}
+		r.Rates = append(r.Rates, worst.Seconds()*1e3)
+		r.Seconds = append(r.Seconds, worst.Seconds())
+		return
 	case Prefill:
 		for _, res := range results {
 			count += float64(res.Usage.PromptTokens)
@@ -220,6 +232,9 @@ func request(ctx context.Context, e *engine.Engine, t Test) (engine.Request, err
 	case Vision:
 		r.MaxTokens = 1
 		r.Messages, err = tiles(e, t.Tiles)
+	case First:
+		r.MaxTokens = 1
+		r.Messages, err = tilesAndText(ctx, e, t.Tiles, t.Depth)
 	case Caption:
 		r.MaxTokens = captionTokens
 		r.Messages, err = picture(t.Width, t.Height)
@@ -229,10 +244,25 @@ func request(ctx context.Context, e *engine.Engine, t Test) (engine.Request, err
 
 // prompt is a conversation of exactly n tokens.
 func prompt(ctx context.Context, e *engine.Engine, n int) ([]engine.Message, error) {
+	return exactly(ctx, e, n, []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{}}}})
+}
+
+// tilesAndText is a conversation with a picture of the given tiles and text so
+// that there are the given tokens, the template's included, beside the picture's.
+func tilesAndText(ctx context.Context, e *engine.Engine, count, text int) ([]engine.Message, error) {
+	messages, err := tiles(e, count)
+	if err != nil {
+		return nil, err
+	}
+	return exactly(ctx, e, count*e.Info().TileTokens+text, messages)
+}
+
+// exactly fills the last part of the only message with words until the prompt has n tokens.
+func exactly(ctx context.Context, e *engine.Engine, n int, messages []engine.Message) ([]engine.Message, error) {
+	parts := messages[0].Parts
 	words := 1
 	for range 8 { // a word is one token, so the second turn fits
-		text := "a" + strings.Repeat(" a", words-1)
-		messages := []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: text}}}}
+		parts[len(parts)-1] = engine.Part{Text: "a" + strings.Repeat(" a", words-1)}
 		est, err := e.Estimate(ctx, engine.Request{Messages: messages})
 		if err != nil {
 			return nil, err

@@ -15,14 +15,15 @@ const (
 	Decode  Kind = "tg"
 	Vision  Kind = "vit"
 	Caption Kind = "cap"
+	First   Kind = "ttft"
 )
 
 // Test is one measurement.
 type Test struct {
 	Kind          Kind
 	Tokens        int // pp: of the prompt; tg: generated
-	Depth         int // tg: tokens before the first generated one; pp: before the measured ones
-	Tiles         int // vit
+	Depth         int // tg: tokens before the first generated one; pp: before the measured ones; ttft: tokens that are not the picture's
+	Tiles         int // vit, ttft
 	Width, Height int // cap: pixels
 	Batch         int // sequences together, at least 1
 }
@@ -33,13 +34,13 @@ const (
 	maxSize       = 1 << 20
 )
 
-var syntax = regexp.MustCompile(`^(pp|tg|vit|cap)(\d+)(?:x(\d+))?(?:@(\d+))?(?:\*(\d+))?$`)
+var syntax = regexp.MustCompile(`^(pp|tg|vit|cap|ttft)(\d+)(?:x(\d+))?(?:@(\d+))?(?:\*(\d+))?$`)
 
 // Parse reads a test as the package comment writes it.
 func Parse(text string) (Test, error) {
 	m := syntax.FindStringSubmatch(text)
 	if m == nil {
-		return Test{}, fmt.Errorf("bench: test %q: want one of pp512, tg64, tg64@512, tg64@512*8, vit13, cap1280x960", text)
+		return Test{}, fmt.Errorf("bench: test %q: want one of pp512, tg64, tg64@512, tg64@512*8, vit13, cap1280x960, ttft8@256", text)
 	}
 	var n [4]int
 	for i, digits := range m[2:] {
@@ -56,8 +57,11 @@ func Parse(text string) (Test, error) {
 	if (n[1] > 0) != (t.Kind == Caption) {
 		return Test{}, fmt.Errorf("bench: test %q: WIDTHxHEIGHT belongs to cap, and only to it", text)
 	}
-	if n[2] > 0 && t.Kind != Decode && (t.Kind != Prefill || t.Batch > 1) {
-		return Test{}, fmt.Errorf("bench: test %q: @DEPTH belongs to tg, and to pp of one sequence", text)
+	if t.Kind == First && n[2] == 0 {
+		return Test{}, fmt.Errorf("bench: test %q: ttft wants the tokens of the text: ttft8@256", text)
+	}
+	if n[2] > 0 && t.Kind != Decode && t.Kind != First && (t.Kind != Prefill || t.Batch > 1) {
+		return Test{}, fmt.Errorf("bench: test %q: @DEPTH belongs to tg, to ttft, and to pp of one sequence", text)
 	}
 	switch t.Kind {
 	case Prefill:
@@ -69,6 +73,8 @@ func Parse(text string) (Test, error) {
 		}
 	case Vision:
 		t.Tiles = n[0]
+	case First:
+		t.Tiles, t.Depth = n[0], n[2]
 	case Caption:
 		t.Width, t.Height = n[0], n[1]
 	}
@@ -88,6 +94,8 @@ func (t Test) String() string {
 		s = fmt.Sprintf("tg%d@%d", t.Tokens, t.Depth)
 	case Vision:
 		s = fmt.Sprintf("vit%d", t.Tiles)
+	case First:
+		s = fmt.Sprintf("ttft%d@%d", t.Tiles, t.Depth)
 	case Caption:
 		s = fmt.Sprintf("cap%dx%d", t.Width, t.Height)
 	}
@@ -104,6 +112,8 @@ func (t Test) Unit() string {
 		return "tiles/s"
 	case Caption:
 		return "captions/s"
+	case First:
+		return "ms"
 	}
 	return "t/s"
 }

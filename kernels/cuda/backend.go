@@ -105,6 +105,7 @@ func (b *Backend) open() error {
 	}
 	b.info = kernels.Info{
 		Name: "cuda", Device: fmt.Sprintf("%s (sm_%d%d)", name, major, minor),
+		Driver:      fmt.Sprintf("CUDA %d.%d", b.driver.Version()/1000, b.driver.Version()%1000/10),
 		Activations: kernels.BF16, TruncatesSums: true, MemoryBytes: total, FreeBytes: free,
 	}
 	return nil
