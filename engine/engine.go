@@ -114,16 +114,19 @@ type Budget struct {
 	Vision    int64 // workspace of the vision encoder
 	Workspace int64 // workspace of the decoder, logits and step arrays
 	Encoder   int64 // cache of encoded tiles
+	Backend   int64 // working memory of the device's kernels
 	KV        int64 // KV cache
 }
 
 // Total is the sum of all parts.
-func (b Budget) Total() int64 { return b.Weights + b.Vision + b.Workspace + b.Encoder + b.KV }
+func (b Budget) Total() int64 {
+	return b.Weights + b.Vision + b.Workspace + b.Encoder + b.Backend + b.KV
+}
 
 func (b Budget) String() string {
 	const mib = 1 << 20
-	return fmt.Sprintf("weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB, KV cache %d MiB; total %d MiB of %d MiB",
-		b.Weights/mib, b.Vision/mib, b.Workspace/mib, b.Encoder/mib, b.KV/mib, b.Total()/mib, b.Limit/mib)
+	return fmt.Sprintf("weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB, backend workspace %d MiB, KV cache %d MiB; total %d MiB of %d MiB",
+		b.Weights/mib, b.Vision/mib, b.Workspace/mib, b.Encoder/mib, b.Backend/mib, b.KV/mib, b.Total()/mib, b.Limit/mib)
 }
 
 // Open reads the checkpoint in dir, a directory with config.json, tokenizer and
@@ -190,6 +193,9 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 			return errors.Join(b.Close(), ck.Close())
 		},
 	}
+	if m, ok := b.(kernels.MemoryReporter); ok {
+		p.FreeMemory = m.FreeMemory
+	}
 	if a.Model.Vision != nil {
 		p.Images = newImages(ck, c)
 	}
@@ -208,7 +214,7 @@ func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.
 		WeightBytes: a.Model.Bytes, ContextTokens: a.Context, Vocabulary: a.Runner.Vocabulary(), Layers: ck.Config.Text.Layers,
 		MaxSequences: a.Sched.MaxSequences, StepTokens: a.Sched.StepTokens, KVBlocks: a.KVBlocks, BlockTokens: kernels.BlockSize,
 		BlockBytes: bud.KV / int64(a.KVBlocks),
-		Budget:     Budget{Limit: a.Limit, Weights: bud.Weights, Vision: bud.Vision, Workspace: bud.Workspace, Encoder: bud.Encoder, KV: bud.KV},
+		Budget:     Budget{Limit: a.Limit, Weights: bud.Weights, Vision: bud.Vision, Workspace: bud.Workspace, Encoder: bud.Encoder, Backend: bud.Backend, KV: bud.KV},
 	}
 	w := a.Model.Work()
 	i.Work = Work{
@@ -284,11 +290,11 @@ func planMemory(ck *loader.Checkpoint, opened error, name string, c Config) (Bud
 		return Budget{}, openError(name, err)
 	}
 	defer b.Close()
-	plan, limit, err := assemble.Plan(ck, b.Info(), c.settings())
+	plan, limit, err := assemble.Plan(ck, b, c.settings())
 	if err != nil {
 		return Budget{}, openError(name, err)
 	}
-	return Budget{Limit: limit, Weights: plan.Weights, Vision: plan.Vision, Workspace: plan.Workspace, Encoder: plan.Encoder, KV: plan.KV}, nil
+	return Budget{Limit: limit, Weights: plan.Weights, Vision: plan.Vision, Workspace: plan.Workspace, Encoder: plan.Encoder, Backend: plan.Backend, KV: plan.KV}, nil
 }
 
 // OpenParts opens an engine over parts that are not a checkpoint. It is for
@@ -331,6 +337,30 @@ func (e *Engine) Close() error {
 
 // Info describes the engine.
 func (e *Engine) Info() Info { return e.info }
+
+// FreeMemory is the memory of the device that nobody uses at the moment, in bytes;
+// 0 on a device without memory of its own. It waits for the step in progress.
+func (e *Engine) FreeMemory() (int64, error) {
+	if e.parts.FreeMemory == nil {
+		return 0, nil
+	}
+	var free int64
+	var err error
+	asked := make(chan struct{})
+	e.do(func() {
+		free, err = e.parts.FreeMemory()
+		close(asked)
+	})
+	select {
+	case <-asked:
+	case <-e.ended:
+		return 0, fmt.Errorf("engine: free memory: %w", ErrClosed)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("engine: free memory: %w", err)
+	}
+	return free, nil
+}
 
 // signal makes the loop look at its inbox.
 func (e *Engine) signal() {

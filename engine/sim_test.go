@@ -3,6 +3,7 @@ package engine_test
 import (
 	"encoding/json"
 	"errors"
+	"image"
 	"math"
 	"os"
 	"path/filepath"
@@ -100,4 +101,13 @@ func TestDifferentialSimulatedGPU(t *testing.T) {
 	want, _ := s.alone(t, open)
 	got := s.together(t, open, engine.Config{MaxSequences: 3, StepTokens: 40, KVBlocks: 20}, new(engine.Stats))
 	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+}
+
+// grey is a picture without much in it.
+func grey(width, height int) image.Image {
+	im := image.NewGray(image.Rect(0, 0, width, height))
+	for i := range im.Pix {
+		im.Pix[i] = uint8(i)
+	}
+	return im
 }

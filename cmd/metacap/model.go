@@ -115,6 +115,7 @@ type budgetRecord struct {
 	Vision    int64  `json:"vision_workspace"`
 	Workspace int64  `json:"decoder_workspace"`
 	Encoder   int64  `json:"encoded_tiles"`
+	Backend   int64  `json:"backend_workspace"`
 	KV        int64  `json:"kv_cache"`
 	Total     int64  `json:"total"`
 }
@@ -241,7 +242,7 @@ func (r *modelRecord) planMemory(f *engineFlags, a *app) error {
 	if err != nil {
 		return err
 	}
-	r.Memory = &budgetRecord{f.Device, b.Limit, b.Weights, b.Vision, b.Workspace, b.Encoder, b.KV, b.Total()}
+	r.Memory = &budgetRecord{f.Device, b.Limit, b.Weights, b.Vision, b.Workspace, b.Encoder, b.Backend, b.KV, b.Total()}
 	return nil
 }
 
@@ -315,8 +316,12 @@ func (r *modelRecord) print(w io.Writer) error {
 		if m.Limit > 0 {
 			limit = fmt.Sprintf(" (limit %s)", size(m.Limit))
 		}
-		fmt.Fprintf(w, "\nmemory on device %s: %s%s = weights %s + vision %s + decoder %s + encoded tiles %s + KV cache %s\n",
-			m.Device, size(m.Total), limit, size(m.Weights), size(m.Vision), size(m.Workspace), size(m.Encoder), size(m.KV))
+		backend := ""
+		if m.Backend > 0 {
+			backend = fmt.Sprintf(" + kernels %s", size(m.Backend))
+		}
+		fmt.Fprintf(w, "\nmemory on device %s: %s%s = weights %s + vision %s + decoder %s + encoded tiles %s%s + KV cache %s\n",
+			m.Device, size(m.Total), limit, size(m.Weights), size(m.Vision), size(m.Workspace), size(m.Encoder), backend, size(m.KV))
 	}
 	if len(r.Unused) > 0 {
 		fmt.Fprintf(w, "\nnot used: %s\n", plural(len(r.Unused), "tensor"))

@@ -210,11 +210,9 @@ func (b *Backend) pagedMMA(p *attentionParams, maxRows, maxLen int) error {
 	}
 	d, group := int(p.HeadDim), int(p.QHeads/p.KvHeads)
 	shared := attentionShared(d)
-	if group <= mmaRows {
-		p.SplitRows = int32(mmaRows / group * group)
-		rows := min(int(p.SplitRows), maxRows*group)
-		p.PartialRows, p.Partitions = int32(rows), int32(max(1, (maxLen+partitionKeys-1)/partitionKeys))
-		n := int64(p.Sequences) * int64(p.KvHeads) * int64(p.Partitions) * int64(rows) * int64(d+2) * 4
+	if limit, rows := splitRows(group, maxRows); rows > 0 {
+		p.SplitRows, p.PartialRows, p.Partitions = int32(limit), int32(rows), int32(partitions(maxLen))
+		n := partialBytes(int(p.Sequences), int(p.KvHeads), int(p.Partitions), rows, d)
 		var err error
 		if p.Partial, err = b.scratch(workAttention, n); err != nil {
 			return err

@@ -39,8 +39,8 @@ type Backend struct {
 
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}
-	deferred  error      // of a Free, for the next Sync
-	slots     chan *slot // staging memory of the loader
+	deferred  error    // of a Free, for the next Sync
+	slots     slotPool // staging memory of the loader
 	slotList  []*slot
 	work      [numWorkspaces]workspace
 	capturing bool
@@ -58,7 +58,7 @@ func Open(opt Options) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cuda: open: %w", err)
 	}
-	b := &Backend{opt: opt, driver: drv, live: map[*buffer]struct{}{}, graphs: map[*graph]struct{}{}}
+	b := &Backend{opt: opt, driver: drv, live: map[*buffer]struct{}{}, graphs: map[*graph]struct{}{}, slots: newSlotPool()}
 	if err := locked(b.open); err != nil {
 		_ = b.Close() // the first error is the one to report
 		return nil, fmt.Errorf("cuda: open device %d: %w", opt.Device, err)

@@ -276,7 +276,7 @@ func (b *Backend) linearTiled(p linearParams, x kernels.Tensor, w *weight) error
 	p.W = w.tiled.ptr
 	if x.DType != kernels.BF16 || w.k%64 != 0 || !aligned(x) {
 		kp := int(p.KPadded)
-		ws, err := b.scratch(workRows, int64(p.Rows)*int64(kp)*2)
+		ws, err := b.scratch(workRows, stagedBytes(int(p.Rows), w.k))
 		if err != nil {
 			return err
 		}

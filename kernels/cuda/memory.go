@@ -162,6 +162,11 @@ type workspace struct{ buf *buffer }
 // scratch returns workspace memory of at least bytes. It must run inside do. During
 // a capture it must already be large enough: run the step once before capturing.
 func (b *Backend) scratch(which int, bytes int64) (driver.Ptr, error) {
+	return b.scratchOf(which, bytes, roundWork(bytes+bytes/4))
+}
+
+// scratchOf is scratch with the size to allocate if there is less than bytes.
+func (b *Backend) scratchOf(which int, bytes, size int64) (driver.Ptr, error) {
 	w := &b.work[which]
 	if w.buf != nil && w.buf.bytes >= bytes {
 		return w.buf.ptr, nil
@@ -169,7 +174,6 @@ func (b *Backend) scratch(which int, bytes int64) (driver.Ptr, error) {
 	if b.capturing {
 		return 0, fmt.Errorf("cuda: capture: an operation needs %d bytes of workspace: run the step once with the same shapes before capturing it", bytes)
 	}
-	size := (bytes + bytes/4 + 0xffff) &^ 0xffff
 	f, err := b.allocRaw(size)
 	if err != nil {
 		return 0, fmt.Errorf("cuda: workspace: %w", err)
@@ -202,19 +206,49 @@ const (
 	maxSlots  = 16
 )
 
-// slot takes a staging slot, making it at first use. It must run inside do.
-func (b *Backend) slot() (*slot, error) {
-	b.mu.Lock()
-	if b.slots == nil {
-		b.slots = make(chan *slot, maxSlots)
-		for range maxSlots {
-			b.slots <- nil
+// slotPool hands out staging slots: one that exists before one that must be made.
+type slotPool struct {
+	free chan *slot    // made, and nobody's
+	room chan struct{} // one token a slot that may still be made
+}
+
+func newSlotPool() slotPool {
+	p := slotPool{free: make(chan *slot, maxSlots), room: make(chan struct{}, maxSlots)}
+	for range maxSlots {
+		p.room <- struct{}{}
+	}
+	return p
+}
+
+// take hands out a slot; nil = the caller makes one, or gives the room back. If
+// there is none it waits, or says so.
+func (p slotPool) take(wait bool) (s *slot, ok bool) {
+	select {
+	case s := <-p.free:
+		return s, true
+	default:
+	}
+	if !wait {
+		select {
+		case <-p.room:
+			return nil, true
+		default:
+			return nil, false
 		}
 	}
-	slots := b.slots
-	b.mu.Unlock()
-	s := <-slots
-	if s != nil {
+	select {
+	case s := <-p.free:
+		return s, true
+	case <-p.room:
+		return nil, true
+	}
+}
+
+// slot takes a staging slot, making it at first use. Who holds one already must not
+// wait for another: all holders could. It must run inside do.
+func (b *Backend) slot(wait bool) (*slot, error) {
+	s, ok := b.slots.take(wait)
+	if s != nil || !ok {
 		return s, nil
 	}
 	s = &slot{}
@@ -240,7 +274,7 @@ func (b *Backend) slot() (*slot, error) {
 			b.mu.Unlock()
 			_ = b.ctx.Free(s.scratch.ptr) // likewise
 		}
-		slots <- nil
+		b.slots.room <- struct{}{}
 		return nil, err
 	}
 	b.mu.Lock()
@@ -288,19 +322,19 @@ func (b *Backend) through(src []byte, piece int, fn func(s *slot, offset int64, 
 			if serr := s.stream.Synchronize(); serr != nil && err == nil {
 				err = serr
 			}
-			b.slots <- s
+			b.slots.free <- s
 		}
 	}()
 	for i, offset := 0, 0; offset < len(src); i, offset = i+1, offset+piece {
 		s := pair[i&1]
-		if s == nil {
-			if i > 1 || len(b.slots) == 0 && i == 1 {
-				s = pair[0] // no second slot to be had without waiting for others
-			} else if s, err = b.slot(); err != nil {
+		if s == nil && i < 2 {
+			if s, err = b.slot(i == 0); err != nil {
 				return err
-			} else {
-				pair[i&1] = s
 			}
+			pair[i&1] = s
+		}
+		if s == nil {
+			s = pair[0] // no second slot to be had without waiting for others
 		}
 		if err := s.stream.Synchronize(); err != nil {
 			return err

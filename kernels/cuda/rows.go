@@ -178,10 +178,9 @@ func (b *Backend) ArgMax(a kernels.ArgMaxArgs) error {
 		return err
 	}
 	rows, vocab := a.Logits.Rows(), a.Logits.RowLen()
-	const perPart = 4096
-	parts := (vocab + perPart - 1) / perPart
+	parts := argMaxParts(vocab)
 	return b.do(func() error {
-		partial, err := b.scratch(workArgMax, int64(rows)*int64(parts)*16)
+		partial, err := b.scratch(workArgMax, argMaxBytes(rows, vocab))
 		if err != nil {
 			return err
 		}

@@ -88,7 +88,8 @@ type layout struct {
 }
 
 // plan chooses types and sizes for a checkpoint on a device.
-func plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (layout, error) {
+func plan(ck *loader.Checkpoint, b kernels.Backend, s Settings) (layout, error) {
+	info := b.Info()
 	act, kv, prec, err := types(s.DType, ck.Config.DType, info)
 	if err != nil {
 		return layout{}, err
@@ -97,13 +98,13 @@ func plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (layout, error) 
 	if err != nil {
 		return layout{}, err
 	}
-	l := layout{config: runner.Config{DType: act, KVDType: kv}, precision: prec, decoder: dec, vision: vis, limit: limit(s, info)}
+	l := layout{config: runner.Config{DType: act, KVDType: kv, Precision: prec}, precision: prec, decoder: dec, vision: vis, limit: limit(s, info)}
 	l.config.Context = dec.Context
 	if s.Context > 0 {
 		l.config.Context = min(dec.Context, s.Context)
 	}
 	size(&l.config, s, vis, info)
-	return l, fit(&l.config, s, dec, vis, weightBytes(ck, prec), l.limit, info)
+	return l, l.fit(b, s, weightBytes(ck, prec))
 }
 
 // weightBytes is what the weights take on a device: matrices as stored, or as
@@ -139,26 +140,31 @@ func weightBytes(ck *loader.Checkpoint, p kernels.Precision) int64 {
 
 // Plan is the memory that Build would take on a device, and the limit it keeps to
 // (0 = unknown).
-func Plan(ck *loader.Checkpoint, info kernels.Info, s Settings) (budget runner.Budget, limit int64, err error) {
-	l, err := plan(ck, info, s)
+func Plan(ck *loader.Checkpoint, b kernels.Backend, s Settings) (budget runner.Budget, limit int64, err error) {
+	l, err := plan(ck, b, s)
 	if err != nil {
 		return runner.Budget{}, 0, err
 	}
-	return runner.Plan(l.decoder, l.vision, weightBytes(ck, l.precision), l.config), l.limit, nil
+	return runner.Plan(b, l.decoder, l.vision, weightBytes(ck, l.precision), l.config), l.limit, nil
 }
 
 // Build loads the checkpoint's weights on b and sizes everything else.
 func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Settings) (*Parts, error) {
-	l, err := plan(ck, b.Info(), s)
+	l, err := plan(ck, b, s)
 	if err != nil {
+		return nil, err
+	}
+	p := &Parts{Limit: l.limit}
+	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: l.config.DType, Precision: l.precision, Workers: s.Workers})
+	if err != nil {
+		return nil, err
+	}
+	// What the weights really took, padding included.
+	if err := l.fit(b, s, p.Model.Bytes); err != nil {
+		p.Model.Free()
 		return nil, err
 	}
 	c, vis := l.config, l.vision
-	p := &Parts{Limit: l.limit}
-	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: c.DType, Precision: l.precision, Workers: s.Workers})
-	if err != nil {
-		return nil, err
-	}
 	if p.Runner, err = runner.Open(b, p.Model, c); err != nil {
 		p.Model.Free()
 		return nil, err
@@ -215,7 +221,8 @@ func limit(s Settings, info kernels.Info) int64 {
 }
 
 // fit chooses the number of KV blocks: weights and workspaces first, the rest is KV cache.
-func fit(c *runner.Config, s Settings, dec model.DecoderDims, vis *model.VisionDims, weights, limit int64, info kernels.Info) error {
+func (l *layout) fit(b kernels.Backend, s Settings, weights int64) error {
+	c, dec, vis, info := &l.config, l.decoder, l.vision, b.Info()
 	per := runner.KVBlockBytes(dec, c.KVDType)
 	blocks := func(tokens int) int { return (tokens + kernels.BlockSize - 1) / kernels.BlockSize }
 	want := s.KVBlocks
@@ -223,10 +230,10 @@ func fit(c *runner.Config, s Settings, dec model.DecoderDims, vis *model.VisionD
 		want = max(blocks(c.Context), c.MaxSequences*blocks(min(c.Context, usualTokens)))
 	}
 	c.KVBlocks = want
-	if limit == 0 {
+	if l.limit == 0 {
 		return nil
 	}
-	rest := limit - (runner.Plan(dec, vis, weights, *c).Total() - int64(want)*per)
+	rest := l.limit - (runner.Plan(b, dec, vis, weights, *c).Total() - int64(want)*per)
 	fits := int(max(rest, 0) / per)
 	if s.KVBlocks == 0 && onGPU(info) {
 		c.KVBlocks = fits // a GPU has nothing else to do with its memory
@@ -234,9 +241,10 @@ func fit(c *runner.Config, s Settings, dec model.DecoderDims, vis *model.VisionD
 		c.KVBlocks = min(want, fits)
 	}
 	if need := min(blocks(minKVTokens), blocks(c.Context)); c.KVBlocks < need || c.KVBlocks > fits {
-		plan := runner.Plan(dec, vis, weights, *c)
-		return fmt.Errorf("%w: weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB and %d KV blocks of %d KiB exceed the limit of %d MiB",
-			ErrMemory, plan.Weights>>20, plan.Vision>>20, plan.Workspace>>20, plan.Encoder>>20, max(c.KVBlocks, need), per>>10, limit>>20)
+		const mib = 20
+		plan := runner.Plan(b, dec, vis, weights, *c)
+		return fmt.Errorf("%w: weights %d MiB, vision workspace %d MiB, decoder workspace %d MiB, encoded tiles %d MiB, backend workspace %d MiB and %d KV blocks of %d KiB exceed the limit of %d MiB",
+			ErrMemory, plan.Weights>>mib, plan.Vision>>mib, plan.Workspace>>mib, plan.Encoder>>mib, plan.Backend>>mib, max(c.KVBlocks, need), per>>10, l.limit>>mib)
 	}
 	return nil
 }

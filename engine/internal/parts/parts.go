@@ -24,6 +24,8 @@ type Parts struct {
 	Context  int
 	Locked   bool // the steps must stay on one OS thread
 	Close    func() error
+	// FreeMemory is the device memory that nobody uses; nil on a device without its own.
+	FreeMemory func() (int64, error)
 }
 
 // Runner executes steps.

@@ -18,6 +18,7 @@ type Config struct {
 	Context      int // tokens of the longest sequence
 	DType        kernels.DType
 	KVDType      kernels.DType
+	Precision    kernels.Precision // that the weights were packed with
 }
 
 // Budget is a memory plan in bytes.
@@ -26,11 +27,14 @@ type Budget struct {
 	Vision    int64 // workspace of the encoder
 	Workspace int64 // workspace of the decoder with logits, and step arrays
 	Encoder   int64 // encoded tiles
+	Backend   int64 // working memory of the backend's own
 	KV        int64
 }
 
 // Total is the sum of all parts.
-func (b Budget) Total() int64 { return b.Weights + b.Vision + b.Workspace + b.Encoder + b.KV }
+func (b Budget) Total() int64 {
+	return b.Weights + b.Vision + b.Workspace + b.Encoder + b.Backend + b.KV
+}
 
 // KVBlockBytes is the size of one KV block of all layers.
 func KVBlockBytes(d model.DecoderDims, dt kernels.DType) int64 {
@@ -42,15 +46,51 @@ func TileSlotBytes(v model.VisionDims, dt kernels.DType) int64 {
 	return int64(v.Tokens()) * int64(v.OutWidth) * int64(dt.Size())
 }
 
-// Plan computes what a runner of this configuration allocates. weights is the size of the model's weights.
-func Plan(dec model.DecoderDims, vis *model.VisionDims, weights int64, c Config) Budget {
+// Plan computes what a runner of this configuration allocates on a backend. weights
+// is the size of the model's weights.
+func Plan(be kernels.Backend, dec model.DecoderDims, vis *model.VisionDims, weights int64, c Config) Budget {
 	b := Budget{Weights: weights, KV: int64(c.KVBlocks) * KVBlockBytes(dec, c.KVDType)}
 	b.Workspace = model.NewDecoderSpace(dec, c.DType, c.StepTokens, c.MaxRows, features(vis, c)).Bytes() + 4*int64(arrayCap(vis, c))
 	if vis != nil {
 		b.Vision = model.NewVisionSpace(*vis, c.DType, c.MaxTiles).Bytes()
 		b.Encoder = int64(c.TileSlots) * TileSlotBytes(*vis, c.DType)
 	}
+	if r, ok := be.(kernels.Reserver); ok {
+		b.Backend = r.ReserveBytes(workLimits(dec, vis, c)) + recordingBytes
+	}
 	return b
+}
+
+// recordingBytes is set aside for what a driver keeps of recorded steps on the device,
+// which it does not tell: about a megabyte each.
+const recordingBytes = maxGraphs << 20
+
+// workLimits bound the operations of a runner's steps.
+func workLimits(d model.DecoderDims, vis *model.VisionDims, c Config) kernels.WorkLimits {
+	tiled := c.Precision == kernels.PrecisionNative
+	l := kernels.WorkLimits{
+		LogitRows: c.MaxRows, Vocab: d.Vocab, Copies: 2*c.MaxSequences + c.StepTokens/kernels.BlockSize,
+	}
+	attention := func(rows, length int) {
+		l.Attention = append(l.Attention, kernels.AttentionLimit{
+			Sequences: c.MaxSequences, MaxRows: rows, MaxLen: length,
+			Heads: d.Heads, KVHeads: d.KVHeads, HeadDim: d.HeadDim, DType: c.DType, KVDType: c.KVDType,
+		})
+	}
+	attention(1, tableCap(c)*kernels.BlockSize) // recorded steps
+	attention(c.StepTokens, c.Context)
+	linear := func(rows int, widths ...int) {
+		for _, k := range widths {
+			l.Linear = append(l.Linear, kernels.LinearLimit{Rows: rows, K: k, DType: c.DType, Tiled: tiled})
+		}
+	}
+	linear(c.StepTokens, d.Width, d.Heads*d.HeadDim, d.FFN)
+	if v := vis; v != nil {
+		linear(c.MaxTiles*v.Patches(), 3*v.PatchSize*v.PatchSize)
+		linear(c.MaxTiles*v.Rows(), v.Width, v.FFN)
+		linear(c.MaxTiles*v.Tokens(), v.Width*v.Shuffle*v.Shuffle, v.ProjWidth)
+	}
+	return l
 }
 
 // features is the largest number of image tokens of a step.

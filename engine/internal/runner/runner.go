@@ -62,7 +62,7 @@ func Open(b kernels.Backend, m *model.Model, cfg Config) (*Runner, error) {
 	if m.Vision != nil {
 		vis = &m.Vision.Dims
 	}
-	r.budget = Plan(m.Decoder.Dims, vis, m.Bytes, cfg)
+	r.budget = Plan(b, m.Decoder.Dims, vis, m.Bytes, cfg)
 	if err := r.alloc(vis); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("runner: open: %w", err)
@@ -89,6 +89,11 @@ func (r *Runner) alloc(vis *model.VisionDims) (err error) {
 	}
 	if err := r.arrays.open(r.b, arrayCap(vis, c)); err != nil {
 		return err
+	}
+	if be, ok := r.b.(kernels.Reserver); ok {
+		if err := be.Reserve(workLimits(d, vis, c)); err != nil {
+			return err
+		}
 	}
 	r.kv, err = r.b.NewKV(kernels.KVShape{Layers: d.Layers, Blocks: c.KVBlocks, Heads: d.KVHeads, HeadDim: d.HeadDim, DType: c.KVDType})
 	if err != nil {
