@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-sim-sanitize test-cuda bench-cuda race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-sim-sanitize sanitizer test-cuda bench-cuda cuda-kit race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,13 +27,33 @@ test-sim-sanitize: ## the CUDA kernels in the simulator under the address and un
 	METACAP_SIM_SANITIZE=address,undefined METACAP_REQUIRE=g++ ASAN_OPTIONS=detect_leaks=0:handle_segv=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" $(GO) test -count=1 -timeout 60m ./kernels/cuda/...
 
-test-cuda: ## the conformance suite and the models on a GPU, verdicts to docs/results; a missing GPU is a failure
-	METACAP_REQUIRE=cuda METACAP_RESULTS=$(CURDIR)/docs/results METACAP_COMMIT=$(VERSION) $(GO) test -count=1 ./kernels/cuda/...
-	$(GO) run ./cmd/metacap parity --backend cuda --only models testdata
+# compute-sanitizer, from its Python package; it finds its libraries only in its own folder.
+SANITIZER_DIR := build/sanitizer
+$(SANITIZER_DIR)/compute-sanitizer:
+	mkdir -p $(SANITIZER_DIR)
+	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: -d $(SANITIZER_DIR) nvidia-cuda-sanitizer-api-cu12==12.9.79
+	cd $(SANITIZER_DIR) && unzip -oqj nvidia_cuda_sanitizer_api_cu12-12.9.79-*.whl 'nvidia/cuda_sanitizer_api/bin/*' 'nvidia/cuda_sanitizer_api/lib/*' && rm -f *.whl
+	chmod +x $@
 
-bench-cuda: ## kernels and the whole model at the 8B shape on a GPU (random weights)
-	METACAP_REQUIRE=cuda $(GO) test -run '^$$' -bench . -benchtime 1x ./kernels/cuda
-	$(GO) run ./cmd/metacap bench --random-weights 8b --device cuda tg64@2304 'tg64@2304*8' pp2304 vit8 cap1280x960
+sanitizer: $(SANITIZER_DIR)/compute-sanitizer ## fetch NVIDIA's compute-sanitizer for test-cuda
+
+test-cuda: cuda-kit ## on a GPU: conformance, parity, compute-sanitizer (if there: make sanitizer) and a soak; verdicts to docs/results
+	tools/benchcuda/device.sh build/device-results facts conformance parity sanitize soak
+	cp build/device-results/cuda-conformance-*.json build/device-results/soak-cuda.json docs/results/
+
+PEERS ?=
+LLAMA ?=
+bench-cuda: build ## on a GPU, 8B shape: metacap against torch and transformers (PEERS=python), llama.cpp (LLAMA=folder), into docs/results
+	$(PYTHON) tools/benchcuda/bench.py --metacap $(BIN) --out docs/results $(if $(PEERS),--peers $(PEERS)) $(if $(LLAMA),--llama $(LLAMA)) $(BENCH_CUDA_FLAGS)
+
+cuda-kit: ## build/cuda-kit and build/cuda-kit.tar.xz: what tools/benchcuda/device.sh runs on a GPU box that has no Go
+	rm -rf build/cuda-kit && mkdir -p build/cuda-kit
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/cuda-kit/metacap ./cmd/metacap
+	$(GO) test -c -trimpath -ldflags '-s -w' -o build/cuda-kit/cuda.test ./kernels/cuda
+	$(GO) test -c -trimpath -ldflags '-s -w' -o build/cuda-kit/engine.test ./engine
+	echo '$(VERSION)' > build/cuda-kit/commit
+	# One stream with a window over all of it: two of the programs carry the same model.
+	tar -C build -c cuda-kit | xz -T1 -9 > build/cuda-kit.tar.xz
 
 race: ## tests under the race detector; the kernels' C code and their own long suite are left out
 	$(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v '^metacap/kernels/')

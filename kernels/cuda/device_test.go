@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -166,4 +167,19 @@ func TestSameBits(t *testing.T) {
 		}
 		require.Zero(t, differ, fmt.Sprintf("of %d bytes", len(outs[0])))
 	})
+}
+
+// TestDeviceCases is a part of the suite on a GPU as one subtest a case, for
+// compute-sanitizer, under which a case takes many times longer: every n-th case of each
+// operation, n being METACAP_DEVICE_CASES. TestDeviceConformance runs all.
+func TestDeviceCases(t *testing.T) {
+	text := os.Getenv("METACAP_DEVICE_CASES")
+	if text == "" {
+		t.Skip("METACAP_DEVICE_CASES is not set")
+	}
+	every, err := strconv.Atoi(text)
+	require.NoError(t, err, "METACAP_DEVICE_CASES")
+	require.Positive(t, every, "METACAP_DEVICE_CASES")
+	b := device(t, Options{})
+	kerneltest.RunSome(t, func() (kernels.Backend, error) { return Open(b.opt) }, every)
 }

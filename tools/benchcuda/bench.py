@@ -119,7 +119,7 @@ class Table:
         if first.get("read_bytes_per_second"):
             out.append(f"Limits measured on this card by `metacap bench`: reading {first['read_bytes_per_second'] / 1e12:.2f} TB/s, products "
                        f"{first['ops_per_second'] / 1e12:.0f} TFLOP/s; \"of limit\" is a share of these.")
-        out += ["", "| test | metacap | of limit | " + "".join(p + " | " for p in peers) + "best peer / ours | must | aim |",
+        out += ["", "| test | metacap | of limit | " + "".join(p + " | " for p in peers) + "against the best peer | must | aim |",
                 "|---|---|---|" + "---|" * len(peers) + "---|---|---|"]
         for test, what, unit, must, aim in self.rows:
             r = d["metacap"].get(test)
