@@ -48,6 +48,7 @@
 //	goroutine        owns                                  ends
 //	loop             scheduler, device, live requests      at Close, after the step in progress
 //	caller           its request until submit              when Generate or Stream returns
+//	device opener    the backend until the loop has it     within Open, which waits
 //	picture workers  a picture each; at most one a core    with the picture (prepareImages waits)
 //	row workers      rows of large logits, a sequence each  within the step
 //	context watches  nothing; set a flag, wake the loop    at once (context.AfterFunc)

@@ -173,11 +173,7 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	text, err := openText(ck, fsys, name, c.PromptStyle)
-	if err != nil {
-		return nil, err
-	}
-	b, err := OpenBackend(c.Device, c.Threads)
+	text, b, err := openTextAndDevice(ck, fsys, name, c)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +201,25 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 	}
 	e.info = describe(ck, name, b.Info(), a)
 	return e, nil
+}
+
+// openTextAndDevice opens both at once: a GPU's driver takes a third of a second to
+// start, a large tokenizer about as long to read.
+func openTextAndDevice(ck *loader.Checkpoint, fsys fs.FS, name string, c Config) (text parts.Text, b kernels.Backend, err error) {
+	opened := make(chan error, 1)
+	go func() {
+		var err error
+		b, err = OpenBackend(c.Device, c.Threads)
+		opened <- err
+	}()
+	text, err = openText(ck, fsys, name, c.PromptStyle)
+	if failed := <-opened; failed != nil {
+		return nil, nil, errors.Join(err, failed)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, b.Close())
+	}
+	return text, b, nil
 }
 
 func describe(ck *loader.Checkpoint, name string, dev kernels.Info, a *assemble.Parts) Info {

@@ -18,13 +18,16 @@ import (
 
 // doctorCmd is metacap doctor.
 type doctorCmd struct {
-	JSON bool `name:"json" help:"As one JSON object."`
+	JSON   bool     `name:"json" help:"As one JSON object."`
+	Model  string   `short:"m" placeholder:"DIR" help:"Also plan the memory of this checkpoint on every device; demo = the embedded model."`
+	Memory bytesize `default:"0" placeholder:"SIZE" help:"Most memory to plan with, as 20GiB; 0 = what is free."`
 }
 
 func (*doctorCmd) examples() string {
 	return `
   metacap doctor
   metacap doctor --json
+  metacap doctor -m ~/models/MetaCaptioner-8B      does it fit, and where does the memory go
 `
 }
 
@@ -35,6 +38,7 @@ type doctorRecord struct {
 	Memory  memoryRecord   `json:"memory"`
 	Devices []deviceRecord `json:"devices"`
 	Default string         `json:"default_device"`
+	Plans   []planRecord   `json:"memory_plans,omitempty"`
 	GPU     gpuRecord      `json:"gpu"`
 }
 
@@ -63,6 +67,12 @@ type deviceRecord struct {
 	Error  string `json:"error,omitempty"`
 }
 
+// planRecord is what a model takes on a device, computed from shapes, or why it does not fit.
+type planRecord struct {
+	budgetRecord
+	Error string `json:"error,omitempty"`
+}
+
 // gpuRecord says what the system knows of NVIDIA GPUs, without the driver library.
 type gpuRecord struct {
 	Driver string `json:"kernel_driver,omitempty"`
@@ -72,6 +82,9 @@ type gpuRecord struct {
 // Run is called by kong.
 func (c *doctorCmd) Run(a *app) error {
 	r := examine()
+	if c.Model != "" {
+		r.plan(&engineFlags{Model: c.Model, Memory: c.Memory, Dtype: "auto"}, a)
+	}
 	if c.JSON {
 		return writeJSON(a.stdout, r)
 	}
@@ -229,7 +242,30 @@ func (r *doctorRecord) print(w io.Writer) error {
 		model = "none embedded; give one with -m"
 	}
 	fmt.Fprintf(t, "model\t%s\n", model)
+	for _, p := range r.Plans {
+		if p.Error != "" {
+			fmt.Fprintf(t, "plan on %s\t%s\n", p.Device, p.Error)
+			continue
+		}
+		fmt.Fprintf(t, "plan on %s\t%s\n", p.Device, p.text())
+	}
 	return t.Flush()
+}
+
+// plan computes the memory of a model on every usable device.
+func (r *doctorRecord) plan(f *engineFlags, a *app) {
+	for _, d := range r.Devices {
+		if d.Error != "" {
+			continue
+		}
+		f.Device = d.Name
+		b, err := f.memoryPlan(a)
+		p := planRecord{budgetRecord: budgetOf(d.Name, b)}
+		if err != nil {
+			p.Error = err.Error()
+		}
+		r.Plans = append(r.Plans, p)
+	}
 }
 
 func orNone(words []string) string {

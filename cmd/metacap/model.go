@@ -232,18 +232,38 @@ func inspect(f *engineFlags) (*modelRecord, error) {
 
 // planMemory fills in the memory plan for the device of the flags.
 func (r *modelRecord) planMemory(f *engineFlags, a *app) error {
-	var b engine.Budget
-	var err error
-	if f.embedded() {
-		b, err = engine.PlanMemoryFS(demo.FS(), demo.Name, f.config(a))
-	} else {
-		b, err = engine.PlanMemory(f.Model, f.config(a))
-	}
+	b, err := f.memoryPlan(a)
 	if err != nil {
 		return err
 	}
-	r.Memory = &budgetRecord{f.Device, b.Limit, b.Weights, b.Vision, b.Workspace, b.Encoder, b.Backend, b.KV, b.Total()}
+	plan := budgetOf(f.Device, b)
+	r.Memory = &plan
 	return nil
+}
+
+// memoryPlan is the plan of the flags' model on their device.
+func (f *engineFlags) memoryPlan(a *app) (engine.Budget, error) {
+	if f.embedded() {
+		return engine.PlanMemoryFS(demo.FS(), demo.Name, f.config(a))
+	}
+	return engine.PlanMemory(f.Model, f.config(a))
+}
+
+func budgetOf(device string, b engine.Budget) budgetRecord {
+	return budgetRecord{device, b.Limit, b.Weights, b.Vision, b.Workspace, b.Encoder, b.Backend, b.KV, b.Total()}
+}
+
+// text is the plan as a sum.
+func (m *budgetRecord) text() string {
+	limit, backend := "", ""
+	if m.Limit > 0 {
+		limit = fmt.Sprintf(" (limit %s)", size(m.Limit))
+	}
+	if m.Backend > 0 {
+		backend = fmt.Sprintf(" + kernels %s", size(m.Backend))
+	}
+	return fmt.Sprintf("%s%s = weights %s + vision %s + decoder %s + encoded tiles %s%s + KV cache %s",
+		size(m.Total), limit, size(m.Weights), size(m.Vision), size(m.Workspace), size(m.Encoder), backend, size(m.KV))
 }
 
 // addVision fills in the encoder's dimensions and what pictures cost.
@@ -312,16 +332,7 @@ func (r *modelRecord) print(w io.Writer) error {
 		t.Flush()
 	}
 	if m := r.Memory; m != nil {
-		limit := ""
-		if m.Limit > 0 {
-			limit = fmt.Sprintf(" (limit %s)", size(m.Limit))
-		}
-		backend := ""
-		if m.Backend > 0 {
-			backend = fmt.Sprintf(" + kernels %s", size(m.Backend))
-		}
-		fmt.Fprintf(w, "\nmemory on device %s: %s%s = weights %s + vision %s + decoder %s + encoded tiles %s%s + KV cache %s\n",
-			m.Device, size(m.Total), limit, size(m.Weights), size(m.Vision), size(m.Workspace), size(m.Encoder), backend, size(m.KV))
+		fmt.Fprintf(w, "\nmemory on device %s: %s\n", m.Device, m.text())
 	}
 	if len(r.Unused) > 0 {
 		fmt.Fprintf(w, "\nnot used: %s\n", plural(len(r.Unused), "tensor"))
