@@ -27,7 +27,7 @@
 //
 // # Limits
 //
-// MeasureLimits measures, before a model is opened, how fast the device reads
+// [MeasureLimits] measures, before a model is opened, how fast the device reads
 // memory and how fast it multiplies matrices of the types in use: the best of
 // several sizes. A result's share of the limits is the least time in which the
 // bytes that must be read could be read, or the operations that must be done could be
