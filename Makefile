@@ -65,6 +65,7 @@ lint: ## gofumpt, go vet, staticcheck
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '^third_party/')); \
 	  if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags s3 ./cmd/metacap
 	$(TOOL) staticcheck ./...
 
 # NVRTC 12.9, the compiler of the CUDA kernels, from its Python package.

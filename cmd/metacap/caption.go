@@ -19,7 +19,7 @@ const (
 
 // captionCmd is metacap caption.
 type captionCmd struct {
-	Images []string `arg:"" name:"image" help:"Pictures (- reads one from standard input), or what makes a job: directories, globs, lists (.txt), tables (.jsonl, .csv, .parquet), tar shards, s3://BUCKET/PREFIX."`
+	Images []string `arg:"" name:"image" help:"Pictures (- reads one from standard input), or what makes a job: directories, globs, lists (.txt), tables (.jsonl, .csv, .parquet), tar shards; s3://BUCKET/PREFIX in builds with -tags s3."`
 
 	Prompt   *string `short:"p" placeholder:"TEXT" help:"What to ask, instead of \"${image_prompt}\"" group:"answer"`
 	Video    bool    `help:"The pictures are the frames of one video, in order." group:"picture"`
