@@ -136,11 +136,10 @@ func (s State) MaskWithin(dst []uint64, left int) error {
 // Mask finds it ready: call it before the model runs. The returned channel is
 // closed when it is; a caller need not wait for it.
 func (s State) Prepare() <-chan struct{} {
-	done := make(chan struct{})
-	if s.ended {
-		close(done)
-		return done
+	if s.ended || s.prepared() {
+		return already
 	}
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.g.mu.Lock()
@@ -150,6 +149,20 @@ func (s State) Prepare() <-chan struct{} {
 		s.g.account()
 	}()
 	return done
+}
+
+// already is the channel of a mask that is there.
+var already = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// prepared reports whether the mask is there.
+func (s State) prepared() bool {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	return s.n.mask != nil
 }
 
 // prepare fills the mask of a node, without end tokens, unless that is too much work.
