@@ -369,7 +369,7 @@ type benchWriter struct {
 	format string
 	tab    *tabwriter.Writer
 	csv    *csv.Writer
-	rows   []benchRecord // of json
+	rows   []benchRecord // of json; of md one with the limits
 }
 
 func newBenchWriter(w io.Writer, format string) *benchWriter {
@@ -397,7 +397,9 @@ func (b *benchWriter) row(r benchRecord) error {
 			share = fmt.Sprintf("%.0f %%", 100*r.Share)
 		}
 		fmt.Fprintf(b.tab, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s ± %s %s\t| %s\t|\n", r.Model, size(r.Weights), r.DType, r.Device, r.Test, rate(r.Mean), rate(r.Deviation), r.Unit, share)
-		b.rows = append(b.rows[:0], r)
+		if r.ReadLimit > 0 { // for the line below the table
+			b.rows = append(b.rows[:0], r)
+		}
 		return nil
 	case "csv":
 		float := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
@@ -421,7 +423,7 @@ func (b *benchWriter) close() error {
 		if err := b.tab.Flush(); err != nil {
 			return err
 		}
-		if len(b.rows) == 1 && b.rows[0].ReadLimit > 0 {
+		if len(b.rows) == 1 {
 			r := b.rows[0]
 			_, err := fmt.Fprintf(b.w, "\nThe device was measured to read %s GB/s and to multiply matrices at %s GFLOP/s.\n", rate(r.ReadLimit/1e9), rate(r.OpsLimit/1e9))
 			return err
