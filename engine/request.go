@@ -100,7 +100,7 @@ func (e *Engine) newRequest(k kind, p *prompt, priority int, deadline time.Time)
 
 // newGeneration returns a request that generates as o says.
 func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
-	if err := o.validate(); err != nil {
+	if err := o.Validate(); err != nil {
 		return nil, err
 	}
 	limit := e.parts.Context
@@ -205,8 +205,9 @@ const maxPriority = 1 << 20
 // maxTop bounds the alternatives a token may come with.
 const maxTop = 100
 
-// validate checks the fields that need no model.
-func (o *Request) validate() error {
+// Validate checks the fields that can be checked without a model and its context.
+// The error is ErrInvalidRequest and names field, value and limit.
+func (o *Request) Validate() error {
 	s := o.Sampling
 	bad := func(field string, value any, want string) error {
 		return fmt.Errorf("%s is %v, want %s: %w", field, value, want, ErrInvalidRequest)

@@ -44,7 +44,7 @@ func (e *Engine) Stream(ctx context.Context, r Request) iter.Seq2[Event, error] 
 
 // request prepares a request.
 func (e *Engine) request(ctx context.Context, r *Request) (*request, error) {
-	if err := r.validate(); err != nil {
+	if err := r.Validate(); err != nil {
 		return nil, err
 	}
 	p, err := e.prepare(ctx, r.Messages, r.Thinking)

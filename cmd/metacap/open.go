@@ -157,6 +157,21 @@ func (f *samplingFlags) request(info engine.Info) engine.Request {
 	}
 }
 
+// Validate is called by kong: what no model accepts is wrong usage, not a failed picture.
+func (f *samplingFlags) Validate() error {
+	r := f.request(engine.Info{})
+	if err := r.Validate(); err != nil {
+		return errors.New(flagNames.Replace(strings.TrimSuffix(err.Error(), ": "+engine.ErrInvalidRequest.Error())))
+	}
+	return nil
+}
+
+// flagNames turns the engine's names of fields into those of flags.
+var flagNames = strings.NewReplacer(
+	"Sampling.Temperature", "--temperature", "Sampling.TopK", "--top-k", "Sampling.TopP", "--top-p", "Sampling.MinP", "--min-p",
+	"Sampling.RepetitionPenalty", "--repetition-penalty", "MaxTokens", "--max-tokens", "the number of Stop strings", "the number of --stop",
+)
+
 // systemMessage is the message of --system, if given.
 func (f *samplingFlags) systemMessage() []engine.Message {
 	if f.System == nil {
