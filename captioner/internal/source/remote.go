@@ -39,7 +39,7 @@ func remote(ctx context.Context, in string, opts Options) iter.Seq2[Item, error]
 	bucket, prefix, _ := strings.Cut(RemoteName(in), "/")
 	switch {
 	case opts.Remote == nil:
-		return fail(fmt.Errorf("source: %s: this program reads no object stores", in))
+		return fail(fmt.Errorf("source: %s: this program was built without object stores (go build -tags s3)", in))
 	case bucket == "":
 		return fail(fmt.Errorf("source: %s: want s3://BUCKET/PREFIX", in))
 	case hasMeta(prefix):
