@@ -66,13 +66,8 @@ class Bench:
 
     def ours(self, row):
         shape = f"{HERE}/{row[1]}" if "/" in row[1] else row[1]
-<<<<<<< HEAD
         out = run([self.o.metacap, "bench", "--random-weights", shape, "--weights", row[2], "--threads", self.threads(row),
-                   "--device", "cpu", "-r", str(self.o.reps), "-o", "json", row[3]])
-=======
-        out = run([self.o.metacap, "bench", "--random-weights", shape, "--weights", row[2], "--threads", str(self.o.threads),
                    "--device", "cpu", "-r", str(self.o.reps), "-o", "jsonl", "--no-limits", row[3]])
->>>>>>> ca92a30 (bench: measure the device's limits, first tokens and cold starts)
         r = json.loads(out.splitlines()[-1])
         self.device, self.version = r["device"], r.get("commit") or r["version"]
         return r["rates"]
