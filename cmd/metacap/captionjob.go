@@ -265,7 +265,11 @@ func (c *captionCmd) jobOf(a *app) (captioner.Job, error) {
 			return j, fmt.Errorf("--watch %q: want a time like 2s", f.Watch)
 		}
 	}
-	if j.Select.Remote, err = openStore(a); err != nil {
+	// A list may name objects, too; without a store those are inputs that fail.
+	store, err := openStore(a)
+	if err == nil {
+		j.Select.Remote = store
+	} else if slices.ContainsFunc(c.Images, func(in string) bool { return strings.HasPrefix(in, "s3://") }) {
 		return j, err
 	}
 	j.Select.Shard, err = shardOf(a, f.Shard)
