@@ -38,11 +38,12 @@ def natural(m):
         half, rest = ("left", "right") if (x + c.ox) / c.width < .5 else ("right", "left")
         s.add("pos", f"The {body} is at the upper {half}.", f"The {body} is at the upper {rest}.")
         s.qa.append((f"Is the {body} on the left or right?", half))
-    clouds, birds = _air(m, c, sky, side)
+    clouds, birds, draw_air = _air(m, c, sky, side)
     free = set(range(7))
     house = _house(m, c, hy, free, outline, ground) if r.random() < .5 else None
     car = _car(m, c, hy, free, outline, sky) if r.random() < .38 else None
     counts, shirts = _ground_life(m, c, hy, sorted(free), ground)
+    draw_air()  # last, so that no roof or tree hides what is counted
     _natural_facts(m, house, car, counts, shirts)
     s.qa.append(("How many clouds are there?", str(clouds)))
     s.qa.append(("How many birds are there?", str(birds)))
@@ -73,27 +74,26 @@ def _celestial(c, r, body, side):
 
 def _air(m, c, sky, side):
     r, s = m.r, m.s
-    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), 0, 1, 2]
-    slots = [p for p in slots if isinstance(p, int) or side is None or not ((p[0] < 90) == (side == "left") and p[1] < 50)]
+    slots = [(28, 58), (74, 62), (118, 30), (118, 66), (160, 60), (198, 70), (74, 96), (160, 98), (28, 98)]
+    slots = [p for p in slots if side is None or not ((p[0] < 90) == (side == "left") and p[1] < 50)]
     r.shuffle(slots)
-    spare = {None: ((74, 30), (196, 26), (40, 26)), "left": ((157, 28), (196, 26), (96, 47)), "right": ((74, 30), (96, 47), (40, 26))}[side]
-    slots = [spare[p] if isinstance(p, int) else p for p in slots]  # beside the sun, and above roofs and trees, which would hide what is counted
     clouds, birds = r.choice((0, 0, 1, 2, 3)), r.choice((0, 0, 0, 1, 2, 3))
-    for _ in range(clouds):
-        x, y = slots.pop()
-        k = m.jitter((225, 228, 232) if "overcast" not in sky else (110, 114, 122), 6)
-        for box in ((x - 16, y - 5, x + 4, y + 7), (x - 8, y - 11, x + 9, y + 7), (x - 1, y - 6, x + 17, y + 7)):
-            c.ellipse(box, fill=k)
+    white = [(*slots.pop(), m.jitter((225, 228, 232) if "overcast" not in sky else (110, 114, 122), 6)) for _ in range(clouds)]
+    wings = [slots.pop() for _ in range(birds)]
     ink = (20, 20, 25) if "night" not in sky else (230, 230, 230)
-    for _ in range(birds):
-        x, y = slots.pop()
-        c.line((x - 8, y - 5, x, y), fill=ink, width=2)
-        c.line((x, y, x + 8, y - 5), fill=ink, width=2)
+
+    def draw():
+        for x, y, k in white:
+            for box in ((x - 16, y - 5, x + 4, y + 7), (x - 8, y - 11, x + 9, y + 7), (x - 1, y - 6, x + 17, y + 7)):
+                c.ellipse(box, fill=k)
+        for x, y in wings:
+            c.line((x - 8, y - 5, x, y), fill=ink, width=2)
+            c.line((x, y, x + 8, y - 5), fill=ink, width=2)
     if clouds:
         m.count(clouds, "cloud", hi=4)
     if birds:
         m.count(birds, "bird", hi=4)
-    return clouds, birds
+    return clouds, birds, draw
 
 
 def _house(m, c, hy, free, outline, ground):

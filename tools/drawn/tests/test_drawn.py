@@ -125,27 +125,23 @@ def test_false_arrows_are_false():
 
 
 def test_nothing_counted_in_the_sky_is_hidden(monkeypatch):
-    """Houses, trees and people do not reach the clouds and birds that are counted."""
-    sky, ground = [], []
+    """Clouds and birds are drawn after houses, trees and people: the picture ends with them."""
+    real, calls = scenes._air, []
 
-    def drawn_by(name, out, edge):
-        real = getattr(scenes, name)
+    def record(m, c, *rest):
+        clouds, birds, draw = real(m, c, *rest)
 
-        def record(m, c, *rest):
-            before = c.im.copy()
-            got = real(m, c, *rest)
-            box = ImageChops.difference(before, c.im).getbbox()
-            if box:
-                out.append(box[edge] / m.frame.scale)
-            return got
-        monkeypatch.setattr(scenes, name, record)
-    drawn_by("_air", sky, 3)
-    drawn_by("_house", ground, 1)
-    drawn_by("_ground_life", ground, 1)
-    for seed in range(200):
-        world.make(seed, "natural", size="plain", clean=True)
-    assert len(sky) > 100 and len(ground) > 200
-    assert max(sky) < min(ground)
+        def last():
+            draw()
+            calls.append((clouds + birds, c, c.im.copy()))
+        return clouds, birds, last
+    monkeypatch.setattr(scenes, "_air", record)
+    for seed in range(100):
+        s = world.make(seed, "natural", size="plain", clean=True)
+        n, c, after = calls[-1]
+        assert ImageChops.difference(after, c.im).getbbox() is None
+        assert sum(f.true.endswith(("cloud.", "clouds.", "bird.", "birds.")) for f in s.facts) == 0 or n
+    assert len(calls) == 100 and sum(n > 0 for n, _, _ in calls) > 50
 
 
 def test_the_data_set_is_what_the_samples_say(tmp_path, monkeypatch):
