@@ -109,7 +109,7 @@ fixtures: ## make the full set of parity fixtures under build/fixtures (Python 3
 TRAIN_OUT := build/train-smoke
 train-smoke: ## train a micro configuration for a minute on the CPU: the loss must fall and the engine must load the files (tools/train/requirements.txt)
 	rm -rf $(TRAIN_OUT) && mkdir -p $(TRAIN_OUT)
-	$(PYTHON) tools/train/train.py --micro --steps 80 --seconds 60 --warm 5 --chunks 1 --workers 0 --lr 4e-3 --score 0 --tok internal/demo/model --out $(TRAIN_OUT)
+	OMP_NUM_THREADS=1 $(PYTHON) tools/train/train.py --micro --steps 80 --seconds 60 --warm 5 --chunks 1 --workers 0 --lr 4e-3 --score 0 --tok internal/demo/model --out $(TRAIN_OUT)
 	$(PYTHON) -c "import json; l = [r['loss'] for r in map(json.loads, open('$(TRAIN_OUT)/log.jsonl')) if 'loss' in r]; print('loss', l[0], '->', l[-1]); assert l[-1] < .9 * l[0]"
 	echo '{"id": 0, "files": ["testdata/drawn/ui_700040.png"], "prompt": "Describe the image.", "most": 8}' | $(GO) run ./cmd/drawneval -m $(TRAIN_OUT)/model
 
