@@ -94,7 +94,11 @@ func Plan(p *pack.Pack, mode Mode, domains, off []string) (*Graph, error) {
 	}
 	for _, d := range domains {
 		if _, ok := p.Domain(d); !ok {
-			return nil, fmt.Errorf("capflow: plan: domain %q is not in pack %s@%s", d, p.Name, p.Version)
+			var ids []string
+			for _, x := range p.Domains {
+				ids = append(ids, x.ID)
+			}
+			return nil, fmt.Errorf("capflow: plan: domain %q is not in pack %s@%s; it has %s", d, p.Name, p.Version, strings.Join(ids, ", "))
 		}
 	}
 	for _, o := range off {

@@ -354,8 +354,11 @@ func (r *run) need(c *claim, fitted bool) float64 {
 }
 
 // better reports whether a stands before b of the same slot.
-func better(a, b *claim, fitted bool) bool {
+func (r *run) better(a, b *claim, fitted bool) bool {
 	if !fitted {
+		if ha, hb := a.PTrue >= r.need(a, fitted), b.PTrue >= r.need(b, fitted); ha != hb {
+			return ha
+		}
 		if va, vb := a.Views+a.Agents, b.Views+b.Agents; va != vb {
 			return va > vb
 		}
@@ -367,7 +370,7 @@ func better(a, b *claim, fitted bool) bool {
 func (r *run) settleClaims(fitted bool) {
 	best := map[int]*claim{}
 	for _, c := range r.claims {
-		if b := best[c.slot]; b == nil || better(c, b, fitted) {
+		if b := best[c.slot]; b == nil || r.better(c, b, fitted) {
 			best[c.slot] = c
 		}
 	}

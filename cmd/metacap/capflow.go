@@ -23,16 +23,16 @@ type capflowCmd struct {
 	Run     capflowRunCmd     `cmd:"" help:"Route, caption and filter: one record a picture."`
 	Route   capflowRouteCmd   `cmd:"" help:"Only choose the domain of each picture."`
 	Caption capflowCaptionCmd `cmd:"" help:"Only write captions: agents and summary, no judge."`
-	Filter  capflowFilterCmd  `cmd:"" help:"Only judge given captions: claims, grounding, five criteria."`
+	Filter  capflowFilterCmd  `cmd:"" help:"Only judge given captions: looks, claims, grounding, five criteria."`
 	Score   capflowScoreCmd   `cmd:"" help:"Only score given captions on the five criteria."`
 	Show    capflowShowCmd    `cmd:"" help:"Print the steps of a flow."`
 }
 
 // flowFlags choose a flow.
 type flowFlags struct {
-	Mode   string   `default:"verified" enum:"single,faithful,verified,exhaustive" help:"single = one call; faithful = as published; verified = checked claim by claim; exhaustive = with a second look at regions." group:"flow"`
+	Mode   string   `default:"verified" enum:"single,faithful,verified,exhaustive" help:"single = one call; faithful = as published; verified = every sentence weighed; exhaustive = with a second look at regions." group:"flow"`
 	Pack   string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one." group:"flow"`
-	Off    []string `placeholder:"NAME" help:"Switch off agents, or routing, grounding, claims, literals, judge, revise, probes, render." group:"flow"`
+	Off    []string `placeholder:"NAME" help:"Switch off agents, or looks, weigh, routing, grounding, claims, literals, judge, revise, probes, render." group:"flow"`
 	Render []string `placeholder:"FORM" help:"Further renderings: alt, words:N, language:NAME." group:"flow"`
 }
 
@@ -56,7 +56,7 @@ type flowRunFlags struct {
 	Mix      bool     `help:"With -o: allow records of different flows in one file." group:"output"`
 	Shard    string   `placeholder:"I/N" help:"Only every N-th input, from the I-th (0/4, 1/4, …)." group:"output"`
 	Parallel int      `default:"1" placeholder:"N" help:"Pictures worked on together." group:"output"`
-	Price    float64  `default:"0" placeholder:"USD" help:"Price of this machine an hour, for the summary." group:"output"`
+	Price    float64  `default:"0" placeholder:"USD" help:"Price of this machine an hour, for records and the summary." group:"output"`
 
 	flowFlags
 	endpointFlags
@@ -79,6 +79,24 @@ func (*capflowRunCmd) examples() string {
   metacap capflow run --domain ui screenshot.png     the router is not asked
   metacap capflow run -o out.jsonl --export train.json meta.json
   metacap capflow run --off claims,judge a.png
+`
+}
+
+func (*capflowRouteCmd) examples() string {
+	return `
+  metacap capflow route pictures/                    domain, probabilities and probes of each
+`
+}
+
+func (*capflowCaptionCmd) examples() string {
+	return `
+  metacap capflow caption -o out.jsonl pictures/     what capflow filter and score take later
+`
+}
+
+func (*capflowScoreCmd) examples() string {
+	return `
+  metacap capflow score captions.jsonl               five marks from 1 to 3 a caption
 `
 }
 
@@ -105,7 +123,7 @@ func (c *capflowFilterCmd) Run(ctx context.Context, a *app) error { return c.run
 
 // Run is called by kong.
 func (c *capflowScoreCmd) Run(ctx context.Context, a *app) error {
-	c.Off = append(c.Off, capflow.OffClaims, capflow.OffGrounding, capflow.OffLiterals)
+	c.Off = append(c.Off, capflow.OffLooks, capflow.OffWeigh, capflow.OffClaims, capflow.OffGrounding, capflow.OffLiterals)
 	return c.run(ctx, a, "filter")
 }
 
