@@ -10,6 +10,10 @@
 // default) and exhaustive. A flow is a graph of steps, made by [Plan] from the
 // prompt pack (package pack) and printed by Graph.String.
 //
+// In mode verified the picture is also captioned plainly, whole and in views with
+// a narrow border cut away; how these looks, the agents and the model's own
+// probabilities decide about every sentence stands at the top of weigh.go.
+//
 // The picture is encoded and prefilled once: agents, summariser, claims and
 // judge are forks of one pinned prefix, because all share the system text and
 // put their instruction after the picture. The record proves it: see [Shared].
