@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-nocgo test-sim-sanitize sanitizer test-cuda bench-cuda cuda-kit race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
+.PHONY: help build test test-nocgo test-openai test-sim-sanitize sanitizer test-cuda bench-cuda cuda-kit race test-long lint generate generate-check fuzz bench bench-cpu demo licenses fixtures train-smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ $(SANITIZER_DIR)/compute-sanitizer:
 	chmod +x $@
 
 sanitizer: $(SANITIZER_DIR)/compute-sanitizer ## fetch NVIDIA's compute-sanitizer for test-cuda
+
+test-openai: ## CapFlow over OpenAI's protocol, against the types of the official Go client (a module of its own)
+	cd tools/openai && $(GO) vet ./... && $(GO) test ./...
 
 test-cuda: cuda-kit ## on a GPU: conformance, parity, compute-sanitizer (if there: make sanitizer) and a soak; verdicts to docs/results
 	tools/benchcuda/device.sh build/device-results facts conformance parity sanitize soak
