@@ -98,7 +98,7 @@ type Summary struct {
 type Tasks struct {
 	Caption string   `json:"caption"` // mode single, and the question behind the grounding score
 	Router  string   `json:"router"`  // {options}
-	Claim   []string `json:"claim"`   // {claim}; the first is asked, the others when it was undecided
+	Claim   []string `json:"claim"`   // {claim}; the log-odds of all wordings are averaged
 	Judge   string   `json:"judge"`   // {criterion}, {caption}
 	Revise  string   `json:"revise"`  // {draft}, {wrong}
 }
