@@ -113,15 +113,18 @@ func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions in
 	if t.Kind == Prefill && t.Depth > 0 {
 		return runDeep(ctx, e, t, repetitions)
 	}
-	r, err := request(ctx, e, t)
-	if err != nil {
-		return nil, fmt.Errorf("bench: %s: %w", t, err)
-	}
 	out := &Result{Test: t}
+	requests := make([]engine.Request, t.Batch)
 	for i := range repetitions + 1 {
+		for k := range requests { // pictures of their own, so that none is known already
+			var err error
+			if requests[k], err = request(ctx, e, t, i*t.Batch+k); err != nil {
+				return nil, fmt.Errorf("bench: %s: %w", t, err)
+			}
+		}
 		m.reset(t.Batch)
 		start := time.Now()
-		results, err := together(ctx, e, r, t.Batch)
+		results, err := together(ctx, e, requests)
 		wall := time.Since(start)
 		if err != nil {
 			return nil, fmt.Errorf("bench: %s: %w", t, err)
@@ -207,19 +210,19 @@ func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Durat
 	r.Seconds = append(r.Seconds, spent.Seconds())
 }
 
-// together runs a request n times at once.
-func together(ctx context.Context, e *engine.Engine, r engine.Request, n int) ([]*engine.Result, error) {
-	results, errs := make([]*engine.Result, n), make([]error, n)
+// together runs requests at once.
+func together(ctx context.Context, e *engine.Engine, requests []engine.Request) ([]*engine.Result, error) {
+	results, errs := make([]*engine.Result, len(requests)), make([]error, len(requests))
 	var wg sync.WaitGroup
-	for i := range n {
+	for i, r := range requests {
 		wg.Go(func() { results[i], errs[i] = e.Generate(ctx, r) })
 	}
 	wg.Wait()
 	return results, errors.Join(errs...)
 }
 
-// request is a test's request.
-func request(ctx context.Context, e *engine.Engine, t Test) (engine.Request, error) {
+// request is a test's request; requests of different seeds show different pictures.
+func request(ctx context.Context, e *engine.Engine, t Test, seed int) (engine.Request, error) {
 	r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: true}
 	var err error
 	switch t.Kind {
@@ -231,13 +234,13 @@ func request(ctx context.Context, e *engine.Engine, t Test) (engine.Request, err
 		r.Messages, err = prompt(ctx, e, t.Depth)
 	case Vision:
 		r.MaxTokens = 1
-		r.Messages, err = tiles(e, t.Tiles)
+		r.Messages, err = tiles(e, t.Tiles, seed)
 	case First:
 		r.MaxTokens = 1
-		r.Messages, err = tilesAndText(ctx, e, t.Tiles, t.Depth)
+		r.Messages, err = tilesAndText(ctx, e, t.Tiles, t.Depth, seed)
 	case Caption:
 		r.MaxTokens = captionTokens
-		r.Messages, err = picture(t.Width, t.Height)
+		r.Messages, err = picture(t.Width, t.Height, seed)
 	}
 	return r, err
 }
@@ -249,8 +252,8 @@ func prompt(ctx context.Context, e *engine.Engine, n int) ([]engine.Message, err
 
 // tilesAndText is a conversation with a picture of the given tiles and text so
 // that there are the given tokens, the template's included, beside the picture's.
-func tilesAndText(ctx context.Context, e *engine.Engine, count, text int) ([]engine.Message, error) {
-	messages, err := tiles(e, count)
+func tilesAndText(ctx context.Context, e *engine.Engine, count, text, seed int) ([]engine.Message, error) {
+	messages, err := tiles(e, count, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -279,8 +282,8 @@ func exactly(ctx context.Context, e *engine.Engine, n int, messages []engine.Mes
 }
 
 // tiles is a conversation with a picture that becomes n tiles.
-func tiles(e *engine.Engine, n int) ([]engine.Message, error) {
-	im, err := strip(e, n, 0)
+func tiles(e *engine.Engine, n, seed int) ([]engine.Message, error) {
+	im, err := strip(e, n, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -308,8 +311,8 @@ func strip(e *engine.Engine, n, seed int) (*engine.Image, error) {
 }
 
 // picture is a conversation with a JPEG of the given size.
-func picture(width, height int) ([]engine.Message, error) {
-	data, err := photo(width, height, 0)
+func picture(width, height, seed int) ([]engine.Message, error) {
+	data, err := photo(width, height, seed)
 	if err != nil {
 		return nil, err
 	}

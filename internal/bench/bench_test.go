@@ -162,6 +162,27 @@ func TestReport(t *testing.T) {
 	require.InDelta(t, 4.5, r.OutputRate, 1e-9)
 }
 
+// TestPicturesAreEncoded: every repetition and every request of a batch encodes its own tiles.
+func TestPicturesAreEncoded(t *testing.T) {
+	m := &bench.Meter{}
+	e, err := engine.Open(t.Context(), "../../testdata/models/internvl35-56-remote-bf16", bench.Config(engine.Config{}, m))
+	require.NoError(t, err)
+	defer e.Close()
+	for _, text := range []string{"vit1", "vit3*2", "ttft3@40", "cap112x56*2"} {
+		test, err := bench.Parse(text)
+		require.NoError(t, err)
+		before := e.Stats().TilesEncoded
+		const repetitions = 3
+		r, err := bench.Run(t.Context(), e, m, test, repetitions)
+		require.NoError(t, err)
+		for _, rate := range r.Rates {
+			require.False(t, math.IsNaN(rate) || math.IsInf(rate, 0) || rate <= 0, "%s: rate %g", text, rate)
+		}
+		require.Positive(t, r.Tiles)
+		require.EqualValues(t, r.Tiles*max(test.Batch, 1)*(repetitions+1), e.Stats().TilesEncoded-before, text)
+	}
+}
+
 // TestShare: the prefix is computed once, and what the ways compute adds up.
 func TestShare(t *testing.T) {
 	e, err := engine.Open(t.Context(), "../../testdata/models/internvl35-56-remote-bf16", engine.Config{Verify: true})
