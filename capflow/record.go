@@ -178,5 +178,5 @@ type Provenance struct {
 	Sampling engine.Sampling    `json:"sampling"`
 	Started  string             `json:"started"`
 	Attempt  int                `json:"attempt"`
-	External []string           `json:"external"`
+	External []string           `json:"external"` // names of the models behind endpoints
 }

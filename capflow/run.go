@@ -57,6 +57,14 @@ type prefix struct {
 	calls int
 }
 
+// external records a model that answers outside this process.
+func (r *run) external(m Model) {
+	list := &r.rec.Prov.External
+	if n := m.Info().Name; m.Info().Backend == "endpoint" && !slices.Contains(*list, n) {
+		*list = append(*list, n)
+	}
+}
+
 func (f *Flow) newRun(_ context.Context, in Input) (*run, error) {
 	now := f.opt.Clock()
 	r := &run{flow: f, pack: f.pack, in: in, started: now, open: map[prefixKey]*prefix{}}
@@ -75,6 +83,7 @@ func (f *Flow) newRun(_ context.Context, in Input) (*run, error) {
 			Started: now.UTC().Format(time.RFC3339Nano), Attempt: in.Attempt + 1, External: []string{},
 		},
 	}
+	r.external(f.model)
 	for role, m := range f.opt.Roles {
 		if m == nil || m == f.model {
 			continue
@@ -83,9 +92,7 @@ func (f *Flow) newRun(_ context.Context, in Input) (*run, error) {
 			r.rec.Prov.Roles = map[Role]ModelInfo{}
 		}
 		r.rec.Prov.Roles[role] = m.Info()
-		if n := m.Info().Name; m.Info().Backend == "endpoint" && !slices.Contains(r.rec.Prov.External, n) {
-			r.rec.Prov.External = append(r.rec.Prov.External, n)
-		}
+		r.external(m)
 	}
 	slices.Sort(r.rec.Prov.External)
 	if in.Video {
