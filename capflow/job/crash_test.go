@@ -101,13 +101,13 @@ func flowRun(dir, out string, step time.Duration) (err error) {
 // key once, and equals that of a run that nobody touched but for what the two cost.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
-	n, kills := pictures, moments
+	n, kills, latest := pictures, moments, 500 // latest: milliseconds until a kill
 	if s := os.Getenv("METACAP_TEST_KILLS"); s != "" {
 		var err error
 		kills, err = strconv.Atoi(s)
 		require.NoError(t, err)
 		if kills >= 50 {
-			n = manyPictures
+			n, latest = manyPictures, 700
 		}
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "pictures"), 0o755))
@@ -124,7 +124,7 @@ func TestKill(t *testing.T) {
 		var msg strings.Builder
 		cmd.Stderr = &msg
 		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(time.Duration(5+rng.IntN(150))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+		timer := time.AfterFunc(time.Duration(5+rng.IntN(latest))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
 		err := cmd.Wait()
 		timer.Stop()
 		if err != nil {
