@@ -28,7 +28,7 @@ def main_table(d):
     print("|---" * (len(names) + 2) + "|")
     for key, title in ROWS:
         v = d["all"].get(key)
-        if v:
+        if v and v[3] >= 10:  # fewer say nothing
             print(f"| {title} | {interval(v)} | " + " | ".join(cell(d[n].get(key)) for n in names) + " |")
 
 
