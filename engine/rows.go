@@ -24,9 +24,13 @@ type chooser struct {
 // manyLogits is the number of logits from which rows are shared among goroutines.
 const manyLogits = 1 << 17
 
+// sink is the engine as the runner sees it: what takes the rows of a step.
+type sink Engine
+
 // Logits receives whole rows. Sequences are independent of each other, so large
 // rows are worked on by several goroutines, each with its sequences.
-func (e *Engine) Logits(lo, n int, logits []float32) error {
+func (s *sink) Logits(lo, n int, logits []float32) error {
+	e := (*Engine)(s)
 	workers := min(len(e.choosers), int(e.rowItem[lo+n-1]-e.rowItem[lo])+1)
 	if len(logits) < manyLogits {
 		workers = 1
@@ -67,7 +71,8 @@ func (e *Engine) rows(c *chooser, lo, n int, logits []float32, worker, workers i
 }
 
 // ArgMax receives the greedy choice of rows of which nothing else is wanted.
-func (e *Engine) ArgMax(lo int, ids []int32) error {
+func (s *sink) ArgMax(lo int, ids []int32) error {
+	e := (*Engine)(s)
 	for i, id := range ids {
 		it := &e.batch.Items[e.rowItem[lo+i]]
 		if r := it.Seq.Owner.(*request); r.kind == generate && !r.closed {

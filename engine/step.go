@@ -110,7 +110,7 @@ func (e *Engine) step(start time.Time) error {
 	}
 	e.batch = b
 	e.mapRows(b)
-	if err := e.parts.Runner.Run(b, e); err != nil {
+	if err := e.parts.Runner.Run(b, (*sink)(e)); err != nil {
 		return fmt.Errorf("engine: step: %w", err)
 	}
 	now := time.Now()
