@@ -52,6 +52,7 @@ type Prompt struct {
 	// Text is the prompt with its markup: "<user>…<end><assistant>".
 	Text string
 	// Images holds the bytes of the pictures in order; of a decoded picture only its size, "WxH".
+	// What is cropped ends in " crop WxH+X+Y".
 	Images []string
 }
 

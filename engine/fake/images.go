@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -29,6 +30,7 @@ func (im *images) Plan(width, height, maxTiles int) (int, error) {
 
 func (im *images) Prepare(ctx context.Context, src parts.ImageSource) (*parts.Prepared, error) {
 	data := src.Data
+	var width, height int
 	switch {
 	case src.Path != "":
 		var err error
@@ -38,6 +40,10 @@ func (im *images) Prepare(ctx context.Context, src parts.ImageSource) (*parts.Pr
 	case src.Decoded != nil:
 		b := src.Decoded.Bounds()
 		data = fmt.Appendf(nil, "%dx%d", b.Dx(), b.Dy())
+		width, height = b.Dx(), b.Dy()
+	}
+	if src.Decoded == nil {
+		width, height = len(data), 1
 	}
 	if strings.HasPrefix(string(data), "broken") {
 		return nil, &vision.ImageError{Name: src.Path, Kind: vision.ErrCorrupt}
@@ -45,11 +51,14 @@ func (im *images) Prepare(ctx context.Context, src parts.ImageSource) (*parts.Pr
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if c := src.Crop; !c.Empty() {
+		data = fmt.Appendf(bytes.Clone(data), " crop %dx%d+%d+%d", c.Dx(), c.Dy(), c.Min.X, c.Min.Y)
+	}
 	n, _ := im.Plan(0, 0, src.MaxTiles)
 	if src.ThumbnailOnly {
 		n = 1
 	}
-	p := &parts.Prepared{Format: "fake", Width: len(data), Height: 1, Cols: n, Rows: 1}
+	p := &parts.Prepared{Format: "fake", Width: width, Height: height, Cols: n, Rows: 1}
 	all := sha256.New()
 	for i := range n {
 		h := sha256.New()
