@@ -57,6 +57,7 @@ func (r *run) retry(ctx context.Context, try int) error {
 		off string
 		do  func(context.Context) (string, error)
 	}{
+		{OffDates, r.dates},
 		{OffLiterals, func(context.Context) (string, error) { return r.literals() }},
 		{OffGrounding, r.grounding},
 		{OffClaims, r.claimsStep},

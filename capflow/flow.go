@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/draw"
 	"os"
 	"time"
 
@@ -173,7 +175,9 @@ func (f *Flow) Key(in *Input) (key, content string, err error) {
 		sum := sha256.Sum256(data)
 		if im.Decoded != nil {
 			b := im.Decoded.Bounds()
-			sum = sha256.Sum256(fmt.Appendf(nil, "decoded %s %d", b, i))
+			pixels := image.NewNRGBA(b)
+			draw.Draw(pixels, b, im.Decoded, b.Min, draw.Src)
+			sum = sha256.Sum256(fmt.Appendf(pixels.Pix, "decoded %s", b))
 		}
 		all.Write(sum[:])
 		if i == 0 && len(in.Images) == 1 {

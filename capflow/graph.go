@@ -35,11 +35,12 @@ const (
 	OffJudge     = "judge"
 	OffRevise    = "revise"
 	OffProbes    = "probes"
+	OffDates     = "dates" // the frames of events in a video are not looked for
 	OffRender    = "render"
 )
 
 func switches() []string {
-	return []string{OffLooks, OffWeigh, OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffRender}
+	return []string{OffLooks, OffWeigh, OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffDates, OffRender}
 }
 
 // What a step sees.
@@ -48,6 +49,7 @@ const (
 	SeesImage     = "image"
 	SeesThumbnail = "thumbnail"
 	SeesRegions   = "regions"
+	SeesOpenings  = "openings"
 )
 
 // Step is a node of a flow's graph.
@@ -55,7 +57,7 @@ type Step struct {
 	ID    string   `json:"id"`
 	Kind  string   `json:"kind"`
 	Role  Role     `json:"role,omitempty"`
-	Sees  string   `json:"sees,omitempty"` // text, image, thumbnail or regions; empty = no model is asked
+	Sees  string   `json:"sees,omitempty"` // text, image, thumbnail, regions or openings; empty = no model is asked
 	Needs []string `json:"needs,omitempty"`
 	Note  string   `json:"note,omitempty"`
 	agent *pack.Agent
@@ -76,6 +78,7 @@ const (
 	kindLooks     = "looks"
 	kindWeigh     = "weigh"
 	kindSummary   = "summary"
+	kindDates     = "dates"
 	kindLiterals  = "literals"
 	kindGrounding = "grounding"
 	kindClaims    = "claims"
@@ -106,19 +109,33 @@ func Plan(p *pack.Pack, mode Mode, domains, off []string) (*Graph, error) {
 			return nil, fmt.Errorf("capflow: plan: nothing called %q to switch off; want an agent or one of %v", o, switches())
 		}
 	}
-	b := &planner{pack: p, off: off, g: &Graph{Mode: mode, Domains: domains}}
+	return plan(p, mode, domains, off, nil), nil
+}
+
+// plan draws the graph; probed are agents that probes of the picture call for.
+func plan(p *pack.Pack, mode Mode, domains, off, probed []string) *Graph {
+	b := &planner{pack: p, off: off, probed: probed, g: &Graph{Mode: mode, Domains: domains}}
 	b.build()
-	return b.g, nil
+	return b.g
 }
 
 type planner struct {
-	pack *pack.Pack
-	off  []string
-	g    *Graph
-	last string
+	pack   *pack.Pack
+	off    []string
+	probed []string
+	g      *Graph
+	last   string
 }
 
 func (b *planner) isOff(name string) bool { return slices.Contains(b.off, name) }
+
+// video reports whether the flow is one of videos.
+func (b *planner) video() bool {
+	return slices.ContainsFunc(b.g.Domains, func(id string) bool {
+		d, ok := b.pack.Domain(id)
+		return ok && d.Video
+	})
+}
 
 // chain adds a step that needs the one before.
 func (b *planner) chain(s Step) {
@@ -138,6 +155,11 @@ func (b *planner) build() {
 	}
 	b.chain(Step{ID: "route", Kind: kindRoute, Role: RoleRouter, Sees: SeesThumbnail, Note: "given, else video, else letters"})
 	agents := AgentSet(b.pack, mode, b.g.Domains)
+	for _, id := range b.probed {
+		if mode != Faithful && !slices.Contains(agents, id) {
+			agents = append(agents, id)
+		}
+	}
 	needs := []string{}
 	for _, id := range agents {
 		if b.isOff(id) {
@@ -178,6 +200,9 @@ func (b *planner) faithfulTail() {
 }
 
 func (b *planner) verifiedTail() {
+	if b.video() && !b.isOff(OffDates) {
+		b.chain(Step{ID: "dates", Kind: kindDates, Role: RoleAgent, Sees: SeesOpenings, Note: "in which frame a thing happens: the least opening whose plain caption tells of it"})
+	}
 	if !b.isOff(OffLiterals) {
 		b.chain(Step{ID: "literals", Kind: kindLiterals, Note: "numbers and quotes against the evidence"})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,9 @@ type run struct {
 	evidence []AgentRecord       // answers that count
 	drop     []string            // sentences that verification dropped
 	given    bool                // the caption is judged, not edited
+	dated    *regexp.Regexp      // mentions of a frame; nil = none in this language
+	events   map[string]int      // frames of events, as openings of the video tell
+	openings map[int]string      // plain captions of the first frames
 
 	mu    sync.Mutex
 	open  map[prefixKey]*prefix
@@ -67,7 +71,10 @@ func (r *run) external(m Model) {
 
 func (f *Flow) newRun(_ context.Context, in Input) (*run, error) {
 	now := f.opt.Clock()
-	r := &run{flow: f, pack: f.pack, in: in, started: now, open: map[prefixKey]*prefix{}}
+	r := &run{
+		flow: f, pack: f.pack, in: in, started: now, open: map[prefixKey]*prefix{},
+		dated: datesIn(f.pack), events: map[string]int{}, openings: map[int]string{},
+	}
 	f.shares.enter(&f.opt.Meter, r)
 	key, content, err := f.Key(&in)
 	r.key = key
@@ -123,10 +130,7 @@ func (r *run) all(ctx context.Context) error {
 			return err
 		}
 	}
-	g, err := Plan(r.pack, r.flow.mode, r.domains, r.flow.opt.Off)
-	if err != nil {
-		return err
-	}
+	g := plan(r.pack, r.flow.mode, r.domains, r.flow.opt.Off, r.probed())
 	for _, s := range g.Steps {
 		if s.agent != nil {
 			r.rec.Agents = append(r.rec.Agents, AgentRecord{ID: s.agent.ID, Type: s.agent.Type, Limit: s.agent.MaxTokens})
@@ -184,7 +188,7 @@ func (r *run) execute(ctx context.Context, steps []Step) error {
 
 // step runs one step and records it.
 func (r *run) step(ctx context.Context, s *Step) error {
-	r.event(Event{ID: r.in.ID, Step: s.ID})
+	r.tell(Event{ID: r.in.ID, Step: s.ID})
 	start := r.flow.opt.Clock()
 	note, err := r.dispatch(ctx, s)
 	r.mu.Lock()
@@ -193,11 +197,11 @@ func (r *run) step(ctx context.Context, s *Step) error {
 	if err != nil {
 		err = fmt.Errorf("capflow: %s: %w", s.ID, err)
 	}
-	r.event(Event{ID: r.in.ID, Step: s.ID, Done: true, Note: note, Err: err})
+	r.tell(Event{ID: r.in.ID, Step: s.ID, Done: true, Note: note, Err: err})
 	return err
 }
 
-func (r *run) event(e Event) {
+func (r *run) tell(e Event) {
 	if f := r.flow.opt.Events; f != nil {
 		f(e)
 	}
@@ -219,6 +223,8 @@ func (r *run) dispatch(ctx context.Context, s *Step) (note string, err error) {
 		return r.regions(ctx)
 	case kindSummary:
 		return r.summary(ctx, s.Sees)
+	case kindDates:
+		return r.dates(ctx)
 	case kindLiterals:
 		return r.literals()
 	case kindGrounding:

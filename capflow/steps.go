@@ -204,6 +204,21 @@ func (r *run) probe(ctx context.Context) error {
 	return nil
 }
 
+// probed are the agents whose probe says that the picture has something for
+// them, whatever its domain.
+func (r *run) probed() []string {
+	if r.rec.Domain == nil {
+		return nil
+	}
+	var out []string
+	for _, a := range r.pack.Agents {
+		if p, ok := r.rec.Domain.Probes[a.Probe]; ok && p >= r.pack.Thresholds.ProbeOn {
+			out = append(out, a.ID)
+		}
+	}
+	return out
+}
+
 // agentRecord is the record of an agent. Agents run side by side, each on its own
 // record: the search reads nothing of a record but its id, which nobody writes.
 func (r *run) agentRecord(id string) *AgentRecord {

@@ -269,7 +269,7 @@ func (r *run) filter(ctx context.Context, caption string, evidence []AgentRecord
 	for i := range g.Steps {
 		s := &g.Steps[i]
 		literals := s.Kind == kindLiterals && len(evidence) > 0
-		if literals || slices.Contains([]string{kindGrounding, kindClaims, kindWeigh, kindJudge, kindDecide}, s.Kind) {
+		if literals || slices.Contains([]string{kindDates, kindGrounding, kindClaims, kindWeigh, kindJudge, kindDecide}, s.Kind) {
 			if err := r.step(ctx, s); err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -40,6 +41,7 @@ type claim struct {
 	at        int  // byte offset of the slot in the base
 	doubtful  bool // literal check or grounding speak against it
 	candidate bool // not in the base
+	refuted   bool // openings of the video put it into another frame
 	odds      float64
 }
 
@@ -72,6 +74,7 @@ func (r *run) split() {
 // and no alternatives.
 func (r *run) gather() {
 	r.split()
+	r.refute()
 	looks, agents := r.readings()
 	for _, x := range looks {
 		r.vote(x, func(c *claim) { c.Views++ })
@@ -83,6 +86,10 @@ func (r *run) gather() {
 
 // vote lets a reading speak.
 func (r *run) vote(x named, count func(*claim)) {
+	x.sentences = slices.Clone(x.sentences)
+	for i, s := range x.sentences {
+		x.sentences[i] = r.redate(s)
+	}
 	base := r.baseClaims()
 	texts := make([]string, len(base))
 	for i, c := range base {
@@ -322,6 +329,9 @@ const (
 )
 
 func (r *run) probability(c *claim, fitted bool) float64 {
+	if c.refuted {
+		return 0
+	}
 	if !fitted {
 		if c.Looks == 0 {
 			return 0.5

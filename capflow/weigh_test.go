@@ -1,12 +1,17 @@
 package capflow_test
 
 import (
+	"context"
+	"image"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"metacap/capflow"
+	"metacap/capflow/pack"
 	"metacap/engine"
 	"metacap/engine/fake"
 )
@@ -103,4 +108,85 @@ func TestRenderings(t *testing.T) {
 	require.Equal(t, 6, renders)
 	require.Equal(t, image, again, "questions on the picture's prefix")
 	require.Positive(t, tiles)
+}
+
+// weighted is the test model as the one whose weights the pack has, and a picture
+// of a size that views can be cut from.
+func weighted(t *testing.T, o capflow.Options, answer func(fake.Prompt) string) *capflow.Record {
+	m := answering(t, pack.Default().Support.Config, answer)
+	f, err := capflow.New(m, o)
+	require.NoError(t, err)
+	r, err := f.Caption(context.Background(), capflow.Input{ID: "a", Images: []engine.Image{{Decoded: image.NewGray(image.Rect(0, 0, 200, 200))}}})
+	require.NoError(t, err)
+	require.Nil(t, r.Error)
+	return r
+}
+
+// misread is a model that misreads the whole picture, and reads views of it rightly.
+func misread(p fake.Prompt) string {
+	if strings.Contains(p.Text, "Please describe") && len(p.Images) > 0 && strings.Contains(p.Images[0], "crop") {
+		return "A scene. There are 2 birds. A car is red."
+	}
+	return readings(func(string) bool { return true })(p)
+}
+
+// TestWeighted: with the weights of the model, views outvote the whole picture, and
+// each probability is the logistic sum that the pack describes.
+func TestWeighted(t *testing.T) {
+	r := weighted(t, capflow.Options{}, misread)
+	require.Contains(t, r.Captions.Long, "There are 2 birds.")
+	require.NotContains(t, r.Captions.Long, "9 birds")
+	require.NotContains(t, strings.Join(r.Checks.Off, "\n"), "weights:")
+
+	wrong, right := find(r, "There are 9 birds."), find(r, "There are 2 birds.")
+	require.Equal(t, 1, wrong.Views, "the whole picture")
+	require.Equal(t, 3, right.Views)
+	require.Equal(t, 2, right.Agents, "perception and summary")
+	require.Greater(t, *right.LogP, *wrong.LogP, "three of the four looks would say it")
+
+	w := pack.Default().Support.Own
+	asked := 0
+	for _, c := range r.Checks.Claims {
+		odds := w.OddsUnasked
+		if c.Looks > 0 {
+			asked++
+			odds = max(-6, min(6, math.Log(*c.Claim/(1-*c.Claim))))
+		}
+		sum := w.Bias + w.LogProb*max(-8, *c.LogP) + w.Claim*odds + w.View*float64(c.Views) + w.Agent*float64(c.Agents)
+		require.InDelta(t, 1/(1+math.Exp(-sum)), c.PTrue, 1e-9, c.Text)
+	}
+	require.Zero(t, find(r, "A car is red.").Looks, "all readings agree: the question could change nothing")
+	require.Less(t, asked, len(r.Checks.Claims))
+}
+
+// TestWeightedHold: a sentence that only one look of four says falls without a substitute.
+func TestWeightedHold(t *testing.T) {
+	r := weighted(t, capflow.Options{Off: []string{capflow.OffRevise}}, func(p fake.Prompt) string {
+		if strings.Contains(p.Text, "Please describe") && len(p.Images) > 0 && !strings.Contains(p.Images[0], "crop") {
+			return "A car is red. A fox runs over the bridge."
+		}
+		if strings.Contains(p.Text, "Please describe") || strings.Contains(p.Text, "from the evidence") || strings.Contains(p.Text, "Natural perception") {
+			return "A car is red."
+		}
+		return readings(func(s string) bool { return !strings.Contains(s, "fox") })(p)
+	})
+	require.Equal(t, "A car is red.", r.Captions.Long)
+	fox := find(r, "A fox runs over the bridge.")
+	require.Equal(t, "drop", fox.Action)
+	require.Less(t, fox.PTrue, pack.Default().Thresholds.Hold)
+}
+
+// TestProbed: a probe that finds something calls its agent whatever the domain.
+func TestProbed(t *testing.T) {
+	for text, want := range map[string]bool{"Yes": true, "No": false} {
+		m := answering(t, "", func(p fake.Prompt) string {
+			if strings.Contains(p.Text, "source code?") {
+				return text
+			}
+			return readings(func(string) bool { return true })(p)
+		})
+		r := caption(t, m, capflow.Options{}, "picture")
+		require.Equal(t, "natural", r.Domain.Label)
+		require.Equal(t, want, slices.ContainsFunc(r.Agents, func(a capflow.AgentRecord) bool { return a.ID == "coder" && a.Text != "" }))
+	}
 }

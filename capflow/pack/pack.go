@@ -38,11 +38,13 @@ type Pack struct {
 	System string `json:"system"`
 	// VideoRule replaces words of a prompt, pair by pair, when the input is a video.
 	VideoRule [][2]string `json:"video_rule"`
-	Domains   []Domain    `json:"domains"`
-	Agents    []Agent     `json:"agents"`
-	Summaries []Summary   `json:"summaries"`
-	Order     []string    `json:"order"`    // of agents in the evidence
-	Fallback  []string    `json:"fallback"` // agents when the router is not sure
+	// VideoDate is how captions name a frame, as "frame {n}"; empty = they do not.
+	VideoDate string    `json:"video_date,omitempty"`
+	Domains   []Domain  `json:"domains"`
+	Agents    []Agent   `json:"agents"`
+	Summaries []Summary `json:"summaries"`
+	Order     []string  `json:"order"`    // of agents in the evidence
+	Fallback  []string  `json:"fallback"` // agents when the router is not sure
 	// Views are what is cut from the left, top, right and bottom side of a
 	// picture, as shares, for each look at it besides the whole.
 	Views      [][4]float64         `json:"views"`

@@ -53,6 +53,7 @@ func (p *Pack) validate() error {
 	c.ids("summary", names(p.Summaries, func(s Summary) string { return s.ID }))
 	c.ids("probe", names(p.Probes, func(x Probe) string { return x.ID }))
 	c.ids("rendering", names(p.Renderings, func(r Rendering) string { return r.ID }))
+	c.need(p.VideoDate == "" || strings.Count(p.VideoDate, "{n}") == 1, "video_date is %q, want {n} in it once", p.VideoDate)
 	p.checkDomains(c)
 	p.checkAgents(c)
 	p.checkTasks(c)
