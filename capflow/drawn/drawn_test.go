@@ -58,6 +58,19 @@ func TestMeasure(t *testing.T) {
 	require.Equal(t, 1, s.Measure(&capflow.Record{Status: capflow.Failed}, p).Failed)
 }
 
+// TestDifference: a variant that is wrong in one of four sentences more, in every
+// picture, differs by exactly that, however the pictures themselves differ.
+func TestDifference(t *testing.T) {
+	var a, b []drawn.Counts
+	for i := range 40 {
+		b = append(b, drawn.Counts{Sentences: 4, Wrong: i % 4})
+		a = append(a, drawn.Counts{Sentences: 4, Wrong: i%4 + 1})
+	}
+	wrong := func(c *drawn.Counts) (int, int) { return c.Wrong, c.Sentences }
+	require.Equal(t, "+25.0 (+25.0 to +25.0)", drawn.Difference(a, b, wrong).Points())
+	require.Equal(t, "–", drawn.Difference(a, make([]drawn.Counts, 40), wrong).Points(), "nothing was said")
+}
+
 // TestPlant changes one fact, the same each time.
 func TestPlant(t *testing.T) {
 	s := set(t)[1]

@@ -34,7 +34,7 @@ func Variants(p *pack.Pack, modes, off []string) []Variant {
 func Parts(p *pack.Pack) []string {
 	out := []string{
 		capflow.OffLooks, capflow.OffWeigh, capflow.OffRouting, capflow.OffProbes, capflow.OffGrounding,
-		capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge,
+		capflow.OffClaims, capflow.OffRevise, capflow.OffLiterals, capflow.OffJudge, capflow.OffDates,
 	}
 	for _, a := range p.Agents {
 		out = append(out, a.ID)
@@ -61,6 +61,13 @@ type Result struct {
 	Cached        float64 `json:"prompt_tokens_shared"`
 	Decode        float64 `json:"tokens_written"`
 	Seconds       float64 `json:"seconds"`
+	Machine       float64 `json:"machine_seconds,omitempty"` // of Unit; 0 = not measured
+	Unit          string  `json:"machine,omitempty"`         // cpu or gpu
+	// How much more than verified's, in the same pictures; none if verified is not among the flows.
+	MoreWrong  *Rate `json:"wrong_sentences_more_than_verified,omitempty"`
+	MoreRecall *Rate `json:"fact_recall_more_than_verified,omitempty"`
+
+	counts []Counts
 }
 
 // Router is the router's quality on stills.
@@ -96,6 +103,8 @@ type Options struct {
 	Parallel int // 0 = 2
 	Filter   bool
 	Progress func(string)
+	// Meter measures what captions take of the machine; the zero Meter does not.
+	Meter capflow.Meter
 	// Records is given the records of each flow, in the order of the samples; nil = not wanted.
 	Records func(flow string, records []*capflow.Record) error
 }
@@ -118,6 +127,7 @@ func Run(ctx context.Context, m capflow.Model, set string, samples []*Sample, va
 	}
 	var verified []*capflow.Record
 	for _, v := range variants {
+		v.Options.Meter = o.Meter
 		res, records, err := evaluate(ctx, m, samples, v, o, verified)
 		if err == nil && o.Records != nil {
 			err = o.Records(v.Name, records)
@@ -134,6 +144,7 @@ func Run(ctx context.Context, m capflow.Model, set string, samples []*Sample, va
 		}
 		o.Progress(fmt.Sprintf("%-36s wrong %v, recall %v", v.Name, res.Wrong, res.Recall))
 	}
+	rep.compare()
 	if o.Filter {
 		f, err := filter(ctx, m, p, samples, o)
 		if err != nil {
@@ -143,6 +154,17 @@ func Run(ctx context.Context, m capflow.Model, set string, samples []*Sample, va
 		o.Progress(fmt.Sprintf("filter: planted errors rejected %v, true captions rejected %v", f.Caught, f.FalseReject))
 	}
 	return rep, nil
+}
+
+// compare fills in the differences from verified.
+func (r *Report) compare() {
+	i := slices.IndexFunc(r.Results, func(x Result) bool { return x.Name == string(capflow.Verified) })
+	for k := range r.Results {
+		if x := &r.Results[k]; i >= 0 && k != i {
+			w, f := Difference(x.counts, r.Results[i].counts, wrong), Difference(x.counts, r.Results[i].counts, found)
+			x.MoreWrong, x.MoreRecall = &w, &f
+		}
+	}
 }
 
 // each calls do for every index, some together, and returns the first error.
@@ -169,16 +191,23 @@ func each(n, parallel int, do func(i int) error) error {
 	return nil
 }
 
-// same reports whether a flow without one agent would make the record of mode
-// verified again: that agent was not among the picture's.
+// same reports whether a flow without one agent, or without dates, would make the
+// record of mode verified again: the picture had no such step.
 func same(v Variant, verified *capflow.Record) bool {
 	if v.Options.Mode != capflow.Verified || len(v.Options.Off) != 2 || verified.Status == capflow.Failed {
 		return false
 	}
 	agent := v.Options.Off[1]
+	if agent == capflow.OffDates {
+		return verified.Source.Modality != "video"
+	}
 	_, known := v.Options.Pack.Agent(agent)
 	return known && !slices.ContainsFunc(verified.Agents, func(a capflow.AgentRecord) bool { return a.ID == agent && a.Skipped == "" })
 }
+
+// The ratios of the two rates that matter most.
+func wrong(c *Counts) (k, n int) { return c.Wrong, c.Sentences }
+func found(c *Counts) (k, n int) { return c.Found, c.Facts }
 
 func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant, o Options, verified []*capflow.Record) (*Result, []*capflow.Record, error) {
 	flow, err := capflow.New(m, v.Options)
@@ -212,14 +241,15 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 		res.Prefill += float64(r.Usage.Prefill) / n
 		res.Cached += float64(r.Usage.Cached) / n
 		res.Decode += float64(r.Usage.Decode) / n
+		res.Machine += r.Usage.Seconds / n
 	}
+	res.Unit, res.counts = v.Options.Meter.Unit, all
 	res.Seconds = time.Since(start).Seconds() / n
-	wrong := func(c *Counts) (int, int) { return c.Wrong, c.Sentences }
 	res.Wrong = Bootstrap(all, wrong)
 	if len(accepted) > 0 {
 		res.WrongAccepted = Bootstrap(accepted, wrong)
 	}
-	res.Recall = Bootstrap(all, func(c *Counts) (int, int) { return c.Found, c.Facts })
+	res.Recall = Bootstrap(all, found)
 	res.NumberRecall = Bootstrap(all, func(c *Counts) (int, int) { return c.NumbersFound, c.Numbers })
 	res.NumberWrong = Bootstrap(all, func(c *Counts) (int, int) { return c.SaidWrong, c.Said })
 	res.TextRecall = Bootstrap(all, func(c *Counts) (int, int) { return c.WordsFound, c.Words })

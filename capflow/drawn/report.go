@@ -23,11 +23,9 @@ func (r *Report) Markdown(command string) string {
 	for _, x := range r.Results {
 		fmt.Fprintf(&b, "| %s | %v | %v | %v | %v | %v | %v | %v | %d | %d |\n", x.Name, x.Wrong, x.WrongAccepted, x.Recall, x.NumberRecall, x.NumberWrong, x.TextRecall, x.Accepted, x.Failed, x.Leaks)
 	}
-	b.WriteString("\n| flow | prompt tokens computed | taken from shared prefixes | written | neighbouring events in the wrong order |\n|---|---|---|---|---|\n")
-	for _, x := range r.Results {
-		fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %v |\n", x.Name, x.Prefill, x.Cached, x.Decode, x.OrderWrong)
-	}
-	if r.Router != nil {
+	r.cost(&b)
+	r.differences(&b)
+	if r.Router != nil && r.Router.Right.N > 0 {
 		r.Router.markdown(&b)
 	}
 	if f := r.Filter; f != nil {
@@ -44,6 +42,32 @@ func (r *Report) Markdown(command string) string {
 		}
 	}
 	return b.String()
+}
+
+// cost is the table of what a caption takes.
+func (r *Report) cost(b *strings.Builder) {
+	b.WriteString("\n| flow | prompt tokens computed | taken from shared prefixes | written | machine seconds | neighbouring events in the wrong order |\n|---|---|---|---|---|---|\n")
+	for _, x := range r.Results {
+		machine := "–"
+		if x.Unit != "" {
+			machine = fmt.Sprintf("%.2f %s", x.Machine, x.Unit)
+		}
+		fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %s | %v |\n", x.Name, x.Prefill, x.Cached, x.Decode, machine, x.OrderWrong)
+	}
+}
+
+// differences is the table against verified, in the same pictures.
+func (r *Report) differences(b *strings.Builder) {
+	if !slices.ContainsFunc(r.Results, func(x Result) bool { return x.MoreWrong != nil }) {
+		return
+	}
+	b.WriteString("\n## Against verified\n\nPercentage points more than verified, in the same pictures: intervals of the difference, bootstrap over pictures.\n\n" +
+		"| flow | wrong sentences | facts found |\n|---|---|---|\n")
+	for _, x := range r.Results {
+		if x.MoreWrong != nil {
+			fmt.Fprintf(b, "| %s | %s | %s |\n", x.Name, x.MoreWrong.Points(), x.MoreRecall.Points())
+		}
+	}
 }
 
 func (r *Router) markdown(b *strings.Builder) {

@@ -16,6 +16,7 @@ import (
 	"metacap/capflow"
 	"metacap/capflow/job"
 	"metacap/capflow/pack"
+	"metacap/engine"
 )
 
 // capflowCmd is metacap capflow.
@@ -32,7 +33,7 @@ type capflowCmd struct {
 type flowFlags struct {
 	Mode   string   `default:"verified" enum:"single,faithful,verified,exhaustive" help:"single = one call; faithful = as published; verified = every sentence weighed; exhaustive = with a second look at regions." group:"flow"`
 	Pack   string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one." group:"flow"`
-	Off    []string `placeholder:"NAME" help:"Switch off agents, or looks, weigh, routing, grounding, claims, literals, judge, revise, probes, render." group:"flow"`
+	Off    []string `placeholder:"NAME" help:"Switch off agents, or looks, weigh, routing, grounding, claims, literals, judge, revise, probes, dates, render." group:"flow"`
 	Render []string `placeholder:"FORM" help:"Further renderings: alt, words:N, language:NAME." group:"flow"`
 }
 
@@ -193,11 +194,8 @@ func (f *flowRunFlags) run(ctx context.Context, a *app, what string) error {
 		return err
 	}
 	o := capflow.Options{Mode: capflow.Mode(f.Mode), Pack: p, Off: f.Off, MaxTiles: f.MaxTiles, Render: f.Render, Roles: roles}
-	o.Meter = capflow.Meter{Read: cpuTime, Unit: "cpu", Lanes: runtime.NumCPU(), PricePerHour: f.Price}
-	if eng.Info().Backend == "cuda" {
-		start := time.Now()
-		o.Meter.Read, o.Meter.Unit, o.Meter.Lanes = func() time.Duration { return time.Since(start) }, "gpu", 1
-	}
+	o.Meter = meterOf(eng)
+	o.Meter.PricePerHour = f.Price
 	if a.verbose > 0 && !a.quiet {
 		o.Events = traceTo(a)
 	}
@@ -225,6 +223,15 @@ func (f *flowRunFlags) run(ctx context.Context, a *app, what string) error {
 		return &exitError{Code: exitSomeFailed, Err: fmt.Errorf("%d of %d failed", sum.Failed, sum.Inputs)}
 	}
 	return nil
+}
+
+// meterOf measures the processor time of this process, or the time of a GPU.
+func meterOf(eng *engine.Engine) capflow.Meter {
+	if eng.Info().Backend == "cuda" {
+		start := time.Now()
+		return capflow.Meter{Read: func() time.Duration { return time.Since(start) }, Unit: "gpu", Lanes: 1}
+	}
+	return capflow.Meter{Read: cpuTime, Unit: "cpu", Lanes: runtime.NumCPU()}
 }
 
 // runRows makes the records and says what they took, with the processor time of this process.

@@ -80,7 +80,7 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 	if c.Ablate {
 		off = append(off, drawn.Parts(p)...)
 	}
-	o := drawn.Options{Parallel: c.Parallel, Filter: c.Filter}
+	o := drawn.Options{Parallel: c.Parallel, Filter: c.Filter, Meter: meterOf(eng)}
 	if !a.quiet {
 		o.Progress = func(s string) { fmt.Fprintln(a.stderr, "metacap: "+s) }
 	}
