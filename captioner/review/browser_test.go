@@ -9,7 +9,6 @@ import (
 	"image/color"
 	"image/png"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +22,8 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
+
+	"metacap/internal/programtest"
 )
 
 // browserTime bounds a test in the browser; it is only reached by a page that hangs.
@@ -32,23 +33,10 @@ const browserTime = 2 * time.Minute
 // reached by a page that does not.
 const pageTime = 20 * time.Second
 
-// browser opens a headless Chromium. Without one the test is skipped, unless
-// METACAP_REQUIRE lists chromium.
+// browser opens a headless Chromium.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "headless_shell"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if slices.Contains(strings.Split(os.Getenv("METACAP_REQUIRE"), ","), "chromium") {
-			t.Fatal("METACAP_REQUIRE lists chromium, and there is none")
-		}
-		t.Skip("no chromium on the path")
-	}
+	path := programtest.Path(t, "chromium", "chromium-browser", "google-chrome", "headless_shell")
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.Flag("force-color-profile", "srgb"), chromedp.WSURLReadTimeout(browserTime))
 	if os.Geteuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox) // Chromium refuses its sandbox to root, as in containers

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"metacap/internal/programtest"
 	"metacap/kernels"
 	"metacap/kernels/cuda/src"
 	"metacap/kernels/kerneltest"
@@ -23,7 +24,7 @@ func device(t testing.TB, opt Options) *Backend {
 	t.Helper()
 	opt.Portable = opt.Portable || os.Getenv("METACAP_PORTABLE") != ""
 	b, err := Open(opt)
-	if errors.Is(err, kernels.ErrUnavailable) && !required("cuda") {
+	if errors.Is(err, kernels.ErrUnavailable) && !programtest.Required("cuda") {
 		t.Skip(err)
 	}
 	require.NoError(t, err)

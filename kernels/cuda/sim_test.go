@@ -3,32 +3,22 @@ package cuda
 import (
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"metacap/internal/programtest"
 	"metacap/kernels"
 	"metacap/kernels/cuda/sim"
 	"metacap/kernels/kerneltest"
 )
-
-// required reports whether METACAP_REQUIRE lists a thing that tests would else skip.
-func required(what string) bool {
-	for _, w := range strings.Split(os.Getenv("METACAP_REQUIRE"), ",") {
-		if w == what {
-			return true
-		}
-	}
-	return false
-}
 
 // library builds the simulator, or skips the test where there is no compiler.
 // METACAP_SIM_SANITIZE is passed to -fsanitize (see package sim).
 func library(t testing.TB) string {
 	t.Helper()
 	lib, err := sim.Build(sim.Options{Sanitize: os.Getenv("METACAP_SIM_SANITIZE")})
-	if errors.Is(err, sim.ErrNoCompiler) && !required("g++") {
+	if errors.Is(err, sim.ErrNoCompiler) && !programtest.Required("g++") {
 		t.Skip(err)
 	}
 	require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"metacap/internal/programtest"
 	"metacap/vision"
 )
 
@@ -129,16 +130,9 @@ func TestUnsupported(t *testing.T) {
 	require.ErrorContains(t, err, "exceeds the limit of 65504")
 }
 
-// TestExifTool asks an independent reader. It is skipped without exiftool unless
-// METACAP_REQUIRE lists it.
+// TestExifTool asks an independent reader.
 func TestExifTool(t *testing.T) {
-	tool, err := exec.LookPath("exiftool")
-	if err != nil {
-		if slices.Contains(strings.Split(os.Getenv("METACAP_REQUIRE"), ","), "exiftool") {
-			t.Fatal("METACAP_REQUIRE lists exiftool, and there is none")
-		}
-		t.Skip("no exiftool on the path")
-	}
+	tool := programtest.Path(t, "exiftool")
 	dir := t.TempDir()
 	n := 0
 	for _, name := range files(t) {

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"os"
 	"runtime"
-	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
+	"metacap/internal/programtest"
 	"metacap/kernels"
 	"metacap/kernels/cuda/driver"
 	"metacap/kernels/cuda/sim"
@@ -19,7 +19,7 @@ import (
 func open(t testing.TB) (*driver.Driver, *driver.Context) {
 	t.Helper()
 	lib, err := sim.Build(sim.Options{Sanitize: os.Getenv("METACAP_SIM_SANITIZE")})
-	if errors.Is(err, sim.ErrNoCompiler) && !strings.Contains(os.Getenv("METACAP_REQUIRE"), "g++") {
+	if errors.Is(err, sim.ErrNoCompiler) && !programtest.Required("g++") {
 		t.Skip(err)
 	}
 	require.NoError(t, err)
