@@ -62,13 +62,26 @@ func animated(format string) bool {
 	return slices.Contains([]string{vision.FormatGIF, vision.FormatWebP, vision.FormatPNG}, format)
 }
 
+// stillIndices picks at most count of total frames that somebody chose one by one.
+// A few are all shown, each once: the recipe for videos would leave out the last
+// and repeat others.
+func stillIndices(total, count int) ([]int, error) {
+	if total > count {
+		return vision.FrameIndices(total, 1, vision.Span{}, count)
+	}
+	want := make([]int, total)
+	for i := range want {
+		want[i] = i
+	}
+	return want, nil
+}
+
 // readAnimation takes frames of an animated GIF, WebP or PNG file. It needs no ffmpeg.
 func (r *runner) readAnimation(in *input, name string, data []byte, total int) error {
-	want, err := vision.FrameIndices(total, 1, vision.Span{}, r.script.recipe.Video.Frames)
+	want, err := stillIndices(total, r.script.recipe.Video.Frames)
 	if err != nil {
 		return err
 	}
-	want = slices.Compact(want) // a short animation shows each frame once
 	frames, err := vision.DecodeFrames(data, want, vision.Options{Name: name})
 	if err != nil {
 		return err
@@ -89,7 +102,7 @@ func (r *runner) readFrames(it *source.Item) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
-	want, err := vision.FrameIndices(len(names), 1, vision.Span{}, min(r.script.recipe.Video.Frames, len(names)))
+	want, err := stillIndices(len(names), r.script.recipe.Video.Frames)
 	if err != nil {
 		return nil, err
 	}

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"metacap/captioner"
 	"metacap/engine"
 	"metacap/engine/fake"
+	"metacap/internal/programtest"
 	"metacap/vision"
 )
 
@@ -23,16 +25,10 @@ import (
 var deep = engine.Config{ContextTokens: 8192}
 
 // film makes a video of n frames at 10 a second; frame k is grey level k+2. It
-// skips the test without ffmpeg, unless METACAP_REQUIRE lists it.
+// needs ffmpeg.
 func film(t *testing.T, path string, n int) {
 	t.Helper()
-	tool, err := exec.LookPath("ffmpeg")
-	if err != nil {
-		if slices.Contains(strings.Split(os.Getenv("METACAP_REQUIRE"), ","), "ffmpeg") {
-			t.Fatal("METACAP_REQUIRE lists ffmpeg, and there is none")
-		}
-		t.Skip("no ffmpeg on the path")
-	}
+	tool := programtest.Path(t, "ffmpeg")
 	require.Less(t, n, 250)
 	out, err := exec.Command(tool, "-v", "error", "-f", "lavfi", "-i", "color=s=16x16:r=10,format=gray,geq=lum=N+2", "-frames:v", fmt.Sprint(n), "-c:v", "ffv1", path).CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -103,16 +99,17 @@ func TestVideo(t *testing.T) {
 func TestAnimation(t *testing.T) {
 	t.Setenv("PATH", "")
 	dir := t.TempDir()
-	for _, ext := range []string{".gif", ".webp"} {
-		data, err := os.ReadFile("../testdata/images/files/animated" + ext)
+	for _, from := range []string{"../testdata/images/files/animated.gif", "../testdata/images/files/animated.webp", "testdata/animated.png"} {
+		data, err := os.ReadFile(from)
 		require.NoError(t, err)
+		ext := filepath.Ext(from)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "of"+ext[1:]+ext), data, 0o644))
 	}
 	count := func(p fake.Prompt) string { return fmt.Sprintf("%d pictures of a kind.", len(p.Images)) }
 	e := open(t, fake.Options{Answer: count})
 	run(t, e, job(dir))
 	recs := records(t, filepath.Join(dir, "captions.jsonl"))
-	require.Len(t, recs, 2)
+	require.Len(t, recs, 3)
 	sum := 0.0
 	for key, rec := range recs {
 		data, err := os.ReadFile(key)
@@ -138,5 +135,53 @@ func TestAnimation(t *testing.T) {
 	for key, rec := range records(t, filepath.Join(dir, "captions.jsonl")) {
 		require.Equal(t, "1 pictures of a kind.", rec.Captions["caption"], key)
 		require.Equal(t, "image", rec.Kind)
+	}
+}
+
+// TestAnimatedPNG reads what another encoder wrote (ffmpeg -f lavfi -i
+// "color=s=24x16:r=5,format=rgb24,geq=r='40*N':g='if(lt(X,2*N),200,0)':b=90" -frames:v 6 -plays 0 -f apng).
+func TestAnimatedPNG(t *testing.T) {
+	data, err := os.ReadFile("testdata/animated.png")
+	require.NoError(t, err)
+	frames, err := vision.DecodeFrames(data, nil, vision.Options{})
+	require.NoError(t, err)
+	require.Len(t, frames, 6)
+	for n, f := range frames {
+		require.Equal(t, time.Duration(n)*200*time.Millisecond, f.Start)
+		require.Equal(t, []int{24, 16}, []int{f.Width, f.Height})
+		for x := range f.Width {
+			green := 0
+			if x < 2*n {
+				green = 200
+			}
+			at := f.Pix[3*(7*f.Width+x):]
+			require.Equal(t, []uint8{uint8(40 * n), uint8(green), 90}, []uint8(at[:3]), "frame %d, column %d", n, x)
+		}
+	}
+}
+
+// TestFrameDir: a directory of few frames is shown whole, in order, each frame once;
+// of many, as many as asked for.
+func TestFrameDir(t *testing.T) {
+	dir := t.TempDir()
+	for name, n := range map[string]int{"few": 5, "many": 40} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		for i := range n {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name, fmt.Sprintf("%d.png", i)), fmt.Appendf(nil, "%d", i), 0o644))
+		}
+	}
+	e := open(t, fake.Options{Answer: func(p fake.Prompt) string { return "Frames " + strings.Join(p.Images, " ") + "." }, Engine: deep})
+	j := job(dir)
+	j.Select.FrameDirs = true
+	run(t, e, j)
+	recs := records(t, filepath.Join(dir, "captions.jsonl"))
+	require.Len(t, recs, 2)
+	for key, rec := range recs {
+		want := "Frames 0 1 2 3 4."
+		if strings.Contains(key, "/many") {
+			want = frames(t, 40, vision.Span{}, 8)
+		}
+		require.Equal(t, want, rec.Captions["caption"], key)
+		require.Equal(t, "frames", rec.Kind)
 	}
 }
