@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -171,4 +172,53 @@ func journalOf(t testing.TB, dir string) string {
 	require.NoError(t, err)
 	require.Len(t, names, 1)
 	return names[0]
+}
+
+// TestEmbedLink: a symbolic link and its target are one file. It is written into
+// once, whichever comes first, and the other name has its record.
+func TestEmbedLink(t *testing.T) {
+	for _, name := range []string{"0_link.jpg", "z_link.jpg"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			target := album(t, dir)[0]
+			link := filepath.Join(dir, name)
+			require.NoError(t, os.Symlink("a.jpg", link))
+			var asked atomic.Int64
+			count := func(fake.Prompt) string { return fmt.Sprintf("Caption number %d.", asked.Add(1)) }
+			j := embedding(dir)
+			j.Existing, j.Select.Include = captioner.ExistingAppend, []string{"*.jpg"}
+			rep := run(t, open(t, fake.Options{Answer: func(p fake.Prompt) string { return short(p) }}), j)
+			require.Equal(t, 2, rep.Done)
+			require.Equal(t, 1, rep.Duplicates)
+			recs := records(t, filepath.Join(dir, "captions.jsonl"))
+			a, b := recs[filepath.ToSlash(target)], recs[filepath.ToSlash(link)]
+			require.Equal(t, a.Captions, b.Captions)
+			require.True(t, a.AliasOf == b.Key || b.AliasOf == a.Key, "%q %q", a.AliasOf, b.AliasOf)
+			require.NotEqual(t, a.AliasOf == "", b.AliasOf == "", "one of them owns the file")
+			require.Equal(t, a.Captions["caption"], inside(t, target), "appended once")
+			st, err := os.Lstat(link)
+			require.NoError(t, err)
+			require.NotZero(t, st.Mode()&os.ModeSymlink, "the link stays one")
+
+			again := run(t, open(t, fake.Options{Answer: count}), j)
+			require.Equal(t, 2, again.Before)
+			require.Zero(t, asked.Load())
+
+			// Killed when one of them was done: the rest is the other name's record.
+			file := journalOf(t, dir)
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			var kept []byte
+			for line := range bytes.Lines(data) {
+				if !bytes.Contains(line, []byte("alias_of")) {
+					kept = append(kept, line...)
+				}
+			}
+			require.NoError(t, os.WriteFile(file, kept, 0o644))
+			rep = run(t, open(t, fake.Options{Answer: count}), j)
+			require.Equal(t, []int{1, 1}, []int{rep.Before, rep.Done})
+			require.Zero(t, asked.Load())
+			require.Equal(t, a.Captions["caption"], inside(t, target), "still once")
+		})
+	}
 }

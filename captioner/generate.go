@@ -27,8 +27,18 @@ type answer struct {
 	finish   engine.FinishReason
 	seed     uint64
 	attempts int
+	guess    bool     // as Job.Guess says of the first attempt
+	mean     *float64 // what it was judged by
 	usage    engine.Usage
 	images   []engine.ImageReport
+}
+
+// faults are the filters that the answer fails, and guess if it is one.
+func (a *answer) faults() []string {
+	if a.guess {
+		return append(slices.Clone(a.failed), filter.Guess)
+	}
+	return a.failed
 }
 
 // asker generates the captions of one input.
@@ -101,6 +111,9 @@ func (a *asker) attempts(ctx context.Context, c Caption, messages []engine.Messa
 			return nil, err
 		}
 		r.attempts = n + 1
+		if best != nil { // a changed sampling says nothing about the picture
+			r.guess, r.mean = best.guess, best.mean
+		}
 		if best == nil || a.badness(r) < a.badness(best) {
 			best = r
 		}
@@ -130,6 +143,8 @@ func (a *asker) badness(r *answer) int {
 // penalty on repetition after a loop and more room after a cut.
 func (a *asker) once(ctx context.Context, c Caption, messages []engine.Message, n int, before *answer) (*answer, error) {
 	r := engine.Request{Sampling: a.script.recipe.Sampling, MaxTokens: a.script.recipe.MaxTokens, Stop: a.script.recipe.Stop}
+	judged := n == 0 && a.job.Guess != nil
+	r.LogProbs = judged
 	if n > 0 {
 		vary(&r, n, before)
 	}
@@ -146,7 +161,12 @@ func (a *asker) once(ctx context.Context, c Caption, messages []engine.Message, 
 		failed = append(failed, filter.Duplicate)
 	}
 	failed = slices.DeleteFunc(failed, func(f string) bool { return a.script.off[f] })
-	return &answer{text: text, failed: failed, finish: res.Finish, seed: res.Seed, usage: res.Usage, images: res.Images}, nil
+	out := &answer{text: text, failed: failed, finish: res.Finish, seed: res.Seed, usage: res.Usage, images: res.Images}
+	if judged {
+		out.guess, out.mean = a.job.Guess(a.prompt[c.Key], res)
+		out.guess = out.guess && !a.script.off[filter.Guess]
+	}
+	return out, nil
 }
 
 func (a *asker) generate(ctx context.Context, c Caption, messages []engine.Message, r engine.Request) (*engine.Result, error) {

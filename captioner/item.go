@@ -105,7 +105,42 @@ func (r *runner) guarded(ctx context.Context, worker int, it *source.Item) (err 
 	if done, err := r.existing(it); done || err != nil {
 		return err
 	}
+	if r.job.Embed {
+		owner, release, err := r.file(ctx, it)
+		if err != nil {
+			return err
+		}
+		defer release()
+		if done, err := r.alias(it, owner); done || err != nil {
+			return err
+		}
+	}
 	return r.caption(ctx, worker, it)
+}
+
+// alias records an input that is another name, by a symbolic link, of a file that
+// has its caption inside. Nothing is written into the file a second time.
+func (r *runner) alias(it *source.Item, owner string) (bool, error) {
+	if owner == it.Key {
+		return false, nil
+	}
+	e, _, err := r.journal.Key(owner)
+	if err != nil {
+		return false, err
+	}
+	twin, rec := entryRecord(e), recordOf(it)
+	if twin == nil || !adopt(rec, twin) {
+		return false, nil // the other one failed: this one may do better
+	}
+	if e.Status == journal.Intent {
+		if err := r.settleFiles(e); err != nil {
+			return false, failed(err)
+		}
+	}
+	rec.AliasOf, rec.SHA256 = owner, twin.SHA256
+	restat(it)
+	r.progress.update(func(c *Counts) { c.Duplicates++ })
+	return true, r.write(it, e.ID, rec)
 }
 
 // settle finishes what an intent line announced before the job was interrupted.
@@ -117,19 +152,51 @@ func (r *runner) settle(it *source.Item) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var p plan
-	if err := json.Unmarshal(e.Data, &p); err != nil || p.Record == nil {
+	rec := entryRecord(e)
+	if rec == nil {
 		return false, nil // not ours to read: caption it again
+	}
+	if err := r.settleFiles(e); err != nil {
+		return false, failed(err)
+	}
+	if r.job.Embed {
+		restat(it)
+	}
+	return true, r.finish(it, e.ID, rec)
+}
+
+// settleFiles writes what an intent line announced and was not written; again changes nothing.
+func (r *runner) settleFiles(e journal.Entry) error {
+	var p plan
+	if err := json.Unmarshal(e.Data, &p); err != nil {
+		return err
 	}
 	for i := range p.Files {
 		if err := p.Files[i].Settle(p.Record, r.script.keys, r.job.Existing); err != nil {
-			return false, failed(err)
-		}
-		if p.Files[i].Format == sink.Embed {
-			restat(it)
+			return err
 		}
 	}
-	return true, r.finish(it, e.ID, p.Record)
+	return nil
+}
+
+// entryRecord is the record of a done line, or the one that an intent line
+// announced; nil if there is none.
+func entryRecord(e journal.Entry) *Record {
+	var rec *Record
+	switch e.Status {
+	case journal.Done:
+		rec = &Record{}
+		if json.Unmarshal(e.Data, rec) != nil {
+			return nil
+		}
+	case journal.Intent:
+		var p plan
+		if json.Unmarshal(e.Data, &p) != nil {
+			return nil
+		}
+		rec = p.Record
+	}
+	return rec
 }
 
 // existing applies the policy for sidecars that are there already.
@@ -192,7 +259,7 @@ func (r *runner) caption(ctx context.Context, worker int, it *source.Item) error
 	defer release()
 	if twin, ok, err := r.journal.ID(id); err != nil {
 		return err
-	} else if ok && r.adopt(rec, twin) {
+	} else if ok && adopt(rec, entryRecord(twin)) {
 		r.progress.update(func(c *Counts) { c.Duplicates++ })
 		return r.write(it, id, rec)
 	}
@@ -255,12 +322,11 @@ func (r *runner) flight(ctx context.Context, id string) (func(), error) {
 }
 
 // adopt copies the captions of a finished twin.
-func (r *runner) adopt(rec *Record, twin journal.Entry) bool {
-	var t Record
-	if json.Unmarshal(twin.Data, &t) != nil || len(t.Captions) == 0 {
+func adopt(rec, t *Record) bool {
+	if t == nil || len(t.Captions) == 0 {
 		return false
 	}
-	rec.Captions, rec.Windows, rec.Tags, rec.Flags, rec.DuplicateOf = t.Captions, t.Windows, t.Tags, t.Flags, t.Key
+	rec.Captions, rec.Windows, rec.Tags, rec.Flags, rec.Guess, rec.DuplicateOf = t.Captions, t.Windows, t.Tags, t.Flags, t.Guess, t.Key
 	if t.DuplicateOf != "" {
 		rec.DuplicateOf = t.DuplicateOf
 	}
@@ -320,11 +386,11 @@ func (r *runner) answers(ctx context.Context, worker int, it *source.Item, part 
 		if ofItem(err) {
 			return nil, failed(plain(err))
 		}
+		r.mu.Lock()
+		r.broken = err
+		r.mu.Unlock()
 		r.dead[n].Store(true)
 		r.event(Event{Kind: "engine", Key: it.Key, Detail: err.Error()})
-		if _, _, none := r.engine(worker); none != nil {
-			return nil, fmt.Errorf("%w: %w", none, err)
-		}
 	}
 }
 
@@ -352,13 +418,17 @@ func plain(err error) error {
 func (r *runner) judge(rec *Record, answers map[string]*answer, images []engine.ImageReport, prompts map[string]string) error {
 	m := &rec.Meta
 	m.Model, m.Digest, m.Recipe, m.Prompts = r.job.Model, r.job.Digest, r.script.hash, prompts
-	m.Seeds, m.Finish, m.Words, m.Attempts = map[string]uint64{}, map[string]string{}, map[string]int{}, map[string]int{}
+	m.Seeds, m.Finish, m.Words, m.Attempts, m.MeanLogProb = map[string]uint64{}, map[string]string{}, map[string]int{}, map[string]int{}, map[string]float64{}
 	m.Created = time.Now().UTC().Truncate(time.Millisecond)
 	rec.Captions = map[string]string{}
 	var refused []string
 	for _, key := range r.script.keys {
 		a := answers[key]
-		for _, f := range a.failed {
+		rec.Guess = rec.Guess || a.guess
+		if a.mean != nil {
+			m.MeanLogProb[key] = *a.mean
+		}
+		for _, f := range a.faults() {
 			if r.script.refuse[f] {
 				refused = append(refused, key+":"+f)
 			} else {
@@ -370,7 +440,7 @@ func (r *runner) judge(rec *Record, answers map[string]*answer, images []engine.
 		if a.attempts > 1 {
 			m.Attempts[key] = a.attempts
 		}
-		if key == "tags" || key == "booru" {
+		if (key == "tags" || key == "booru") && !a.guess {
 			rec.Tags = splitTags(a.text)
 		}
 	}
@@ -422,7 +492,7 @@ func (r *runner) write(it *source.Item, id string, rec *Record) error {
 func (r *runner) plan(rec *Record) ([]sink.File, error) {
 	var files []sink.File
 	sidecars := r.sidecars
-	if r.job.Embed {
+	if r.job.Embed && rec.AliasOf == "" {
 		f, err := r.embed(rec)
 		switch {
 		case errors.Is(err, sink.ErrNoXMP) && !slices.Contains(sidecars, "xmp"):

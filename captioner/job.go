@@ -14,6 +14,7 @@ import (
 	"metacap/captioner/internal/journal"
 	"metacap/captioner/internal/sink"
 	"metacap/captioner/internal/source"
+	"metacap/engine"
 	"metacap/internal/atomicfile"
 )
 
@@ -83,6 +84,12 @@ type Job struct {
 	Bytes     int64         // bound on the encoded pictures held by workers; 0 = 512 MiB
 	ReadLimit int64         // largest input in bytes; 0 = 256 MiB; videos are not read whole
 	Watch     time.Duration // look for new inputs every so often, for ever; 0 = once
+
+	// Guess, if set, judges a first answer: whether the model answered without
+	// knowing such pictures, or unsure of its words, and the mean log-probability of
+	// the tokens if that was looked at. Captions of what it calls a guess are flagged.
+	// It is called from many goroutines.
+	Guess func(prompt string, r *engine.Result) (guess bool, mean *float64)
 
 	// Stop ends the job when it is closed: what is in flight is finished.
 	Stop <-chan struct{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -39,8 +40,10 @@ type runner struct {
 	dead     []atomic.Bool // engines that failed
 
 	mu      sync.Mutex
+	broken  error                    // of the last engine that failed
 	flights map[string]chan struct{} // ids being captioned
 	owners  map[uint64]uint64        // hash of a sidecar's path without extension -> hash of its input
+	files   map[string]string        // of Embed: a file without symbolic links -> key of the input that is written into it
 	pending map[string]stamp         // files that were still growing, of Watch
 }
 
@@ -69,7 +72,7 @@ func Run(ctx context.Context, engines []Engine, job Job) (*Report, error) {
 	r := &runner{
 		job: &job, script: script, journal: log, progress: job.Progress, seen: filter.NewSeen(), engines: engines,
 		place: sink.Place{Base: job.Base, Out: job.Out, Ext: job.Ext}, bytes: semaphore.NewWeighted(job.Bytes),
-		dead: make([]atomic.Bool, len(engines)), flights: map[string]chan struct{}{}, owners: map[uint64]uint64{}, pending: map[string]stamp{},
+		dead: make([]atomic.Bool, len(engines)), flights: map[string]chan struct{}{}, owners: map[uint64]uint64{}, files: map[string]string{}, pending: map[string]stamp{},
 	}
 	if r.progress == nil {
 		r.progress = &Progress{}
@@ -80,7 +83,9 @@ func Run(ctx context.Context, engines []Engine, job Job) (*Report, error) {
 		}
 	}
 	r.progress.begin()
-	err = r.all(ctx)
+	if err = r.knownFiles(); err == nil {
+		err = r.all(ctx)
+	}
 	r.progress.finish()
 	rep, ferr := r.conclude(err)
 	err = errors.Join(err, ferr, log.Close(), lock.Release())
@@ -236,6 +241,43 @@ func (r *runner) claim(it *source.Item) bool {
 	return !taken || owner == me
 }
 
+// knownFiles takes from the journal which files earlier runs have written into, or
+// were about to.
+func (r *runner) knownFiles() error {
+	if !r.job.Embed {
+		return nil
+	}
+	return r.journal.Each(func(e journal.Entry) error {
+		rec := entryRecord(e)
+		if rec == nil || rec.AliasOf != "" || rec.Path == "" {
+			return nil
+		}
+		if real, err := filepath.EvalSymlinks(rec.Path); err == nil {
+			r.files[real] = e.Key
+		}
+		return nil
+	})
+}
+
+// file waits until no other input works on the file behind it, and returns the
+// input that the file belongs to: its own, unless another name of the file came first.
+func (r *runner) file(ctx context.Context, it *source.Item) (owner string, release func(), err error) {
+	real, err := filepath.EvalSymlinks(it.Path)
+	if it.Path == "" || err != nil { // reading it will say what is wrong
+		return it.Key, func() {}, nil
+	}
+	if release, err = r.flight(ctx, "file "+real); err != nil {
+		return "", nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if owner = r.files[real]; owner == "" {
+		owner = it.Key
+		r.files[real] = owner
+	}
+	return owner, release, nil
+}
+
 func hash64(s string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(s))
@@ -256,5 +298,7 @@ func (r *runner) engine(i int) (Engine, int, error) {
 			return r.engines[n], n, nil
 		}
 	}
-	return nil, 0, fmt.Errorf("captioner: run: all %d engines have failed; run the job again to resume", len(r.engines))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return nil, 0, fmt.Errorf("captioner: run: all %d engines have failed; run the job again to resume: %w", len(r.engines), r.broken)
 }

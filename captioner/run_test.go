@@ -269,6 +269,48 @@ func TestFilters(t *testing.T) {
 	require.Equal(t, 2, strings.Count(string(list), "\n"))
 }
 
+// TestGuess: what Job.Guess says of first answers is in the record, is refused if the
+// recipe says so, and is left out if it is off.
+func TestGuess(t *testing.T) {
+	dir := t.TempDir()
+	pictures(t, dir, 3)
+	e := open(t, fake.Options{Answer: func(p fake.Prompt) string {
+		if p.Images[0] == "number 1" {
+			return "I have never seen such a thing."
+		}
+		return "A known picture of " + p.Images[0] + "."
+	}})
+	j := job(dir)
+	j.Recipe.Captions = []captioner.Caption{{Key: "long", Prompt: "What?"}, {Key: "short", Prompt: "What, in short?"}}
+	j.Guess = func(prompt string, r *engine.Result) (bool, *float64) {
+		require.NotEmpty(t, r.Tokens)
+		mean := r.Tokens[0].LogProb
+		if prompt != "What?" {
+			return false, nil
+		}
+		return strings.Contains(r.Text, "never"), &mean
+	}
+	key := func(i int) string {
+		return filepath.ToSlash(filepath.Join(dir, fmt.Sprintf("part%d", i%3), fmt.Sprintf("p%04d.jpg", i)))
+	}
+	run(t, e, j)
+	recs := records(t, filepath.Join(dir, "captions.jsonl"))
+	require.True(t, recs[key(1)].Guess)
+	require.Equal(t, []string{"long:guess"}, recs[key(1)].Flags)
+	require.Contains(t, recs[key(1)].Meta.MeanLogProb, "long")
+	require.NotContains(t, recs[key(1)].Meta.MeanLogProb, "short")
+	require.False(t, recs[key(0)].Guess)
+	require.Empty(t, recs[key(0)].Flags)
+
+	j.Dir, j.Recipe.Filters.Refuse = filepath.Join(dir, "refuse"), []string{"guess"}
+	j.Existing = captioner.ExistingOverwrite
+	require.Equal(t, 1, run(t, e, j).Failed)
+	require.Contains(t, records(t, filepath.Join(dir, "captions.jsonl"))[key(1)].Error, "long:guess")
+
+	j.Dir, j.Recipe.Filters = filepath.Join(dir, "off"), captioner.Filters{Off: []string{"guess"}}
+	require.Zero(t, run(t, e, j).Flagged)
+}
+
 // TestExisting covers the policies for sidecars that are there.
 func TestExisting(t *testing.T) {
 	for mode, want := range map[captioner.Existing]string{

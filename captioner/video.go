@@ -267,7 +267,7 @@ func (r *runner) window(ctx context.Context, worker int, it *source.Item, s stre
 	rec.Meta.TokensIn, rec.Meta.TokensOut = rec.Meta.TokensIn+a.tokensIn, rec.Meta.TokensOut+a.out
 	for _, key := range r.script.keys {
 		got, refused := a.answers[key], false
-		for _, f := range got.failed {
+		for _, f := range got.faults() {
 			w.Flags = append(w.Flags, key+":"+f)
 			refused = refused || r.script.refuse[f]
 		}

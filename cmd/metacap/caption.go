@@ -282,9 +282,14 @@ func (c *captionCmd) guess(res *engine.Result) (guess bool, mean float64) {
 	if !c.judged() {
 		return false, 0
 	}
+	return guessed(res, c.MaxTokens > 0)
+}
+
+// guessed applies the rule to an answer; short says that the user limits its length.
+func guessed(res *engine.Result, short bool) (guess bool, mean float64) {
 	for _, t := range res.Tokens {
 		mean += t.LogProb / float64(len(res.Tokens))
 	}
-	cut := res.Finish == engine.FinishLength && c.MaxTokens > 0
+	cut := res.Finish == engine.FinishLength && short
 	return demo.Guess(res.Text, mean) || res.Finish != engine.FinishStop && !cut, mean
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"metacap/captioner"
+	"metacap/engine"
 	"metacap/internal/demo"
 )
 
@@ -257,6 +258,9 @@ func (c *captionCmd) jobOf(a *app) (captioner.Job, error) {
 			Limit: f.Limit, Sample: f.Sample, Stdin: a.stdin,
 		},
 	}
+	if c.embedded() {
+		j.Guess = jobGuess(r)
+	}
 	if f.Ext != "" && !strings.HasPrefix(f.Ext, ".") {
 		return j, fmt.Errorf("--ext %q: want a leading dot", f.Ext)
 	}
@@ -312,6 +316,19 @@ func shardOf(a *app, text string) (captioner.Shard, error) {
 		return captioner.Shard{}, fmt.Errorf("--shard %s: want I/N with I from 0 to N-1", text)
 	}
 	return captioner.Shard{Index: i, Count: n}, nil
+}
+
+// jobGuess is the embedded model's rule for the answers of a job. It was measured on
+// greedy answers to the usual question; in answers to another only the model's own
+// word counts, that it does not know the picture.
+func jobGuess(r captioner.Recipe) func(string, *engine.Result) (bool, *float64) {
+	return func(prompt string, res *engine.Result) (bool, *float64) {
+		if r.System != nil || r.Sampling.Temperature > 0 || prompt != imagePrompt && prompt != videoPrompt {
+			return res.Text == demo.Unknown, nil
+		}
+		guess, mean := guessed(res, r.MaxTokens > 0)
+		return guess, &mean
+	}
 }
 
 // digest identifies the model's files.

@@ -23,11 +23,12 @@ const (
 	Duplicate = "duplicate" // the same text for several different pictures
 	Pattern   = "pattern"   // an unwanted expression of the recipe occurs
 	JSON      = "json"      // a caption that must be JSON is not
+	Guess     = "guess"     // the model does not know such pictures, or was unsure; Check never says so
 )
 
 // Names lists all filters.
 func Names() []string {
-	return []string{Empty, Loop, Refusal, Preamble, Cut, Short, Long, Duplicate, Pattern, JSON}
+	return []string{Empty, Loop, Refusal, Preamble, Cut, Short, Long, Duplicate, Pattern, JSON, Guess}
 }
 
 var refusal = regexp.MustCompile(`(?i)^\W*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i (can(no|['’])t|am (unable|not able)|['’]?m (unable|not able))\b.{0,40}\b(help|assist|describe|provide|identify|view|see|process|comply|fulfil|generate|create|analy[sz]e)|as an? (ai|artificial|language|large language)\b)`)

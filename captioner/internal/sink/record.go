@@ -22,8 +22,10 @@ type Record struct {
 	Windows     []Window          `json:"windows,omitempty"` // of a long video
 	Tags        []string          `json:"tags,omitempty"`    // of the caption "tags"
 	Flags       []string          `json:"flags,omitempty"`   // what the filters say of what was kept, "key:filter"
+	Guess       bool              `json:"guess,omitempty"`   // a caption is one: the model does not know such pictures, or was unsure
 	Skipped     string            `json:"skipped,omitempty"` // why no caption was made: "existing"
 	DuplicateOf string            `json:"duplicate_of,omitempty"`
+	AliasOf     string            `json:"alias_of,omitempty"` // with embedding: the input that is the same file by a symbolic link
 	Meta        Meta              `json:"meta"`
 	Error       string            `json:"error,omitempty"`
 }
@@ -39,24 +41,26 @@ type Window struct {
 
 // Meta is the provenance of a record.
 type Meta struct {
-	Model     string             `json:"model,omitempty"`
-	Digest    string             `json:"model_digest,omitempty"`
-	Recipe    string             `json:"recipe,omitempty"` // hash
-	Prompts   map[string]string  `json:"prompts,omitempty"`
-	Seeds     map[string]uint64  `json:"seeds,omitempty"`
-	Finish    map[string]string  `json:"finish,omitempty"` // stop, length
-	Words     map[string]int     `json:"words,omitempty"`
-	Attempts  map[string]int     `json:"attempts,omitempty"` // where more than one was needed
-	Format    string             `json:"format,omitempty"`
-	Width     int                `json:"width,omitempty"`
-	Height    int                `json:"height,omitempty"`
-	Tiles     int                `json:"tiles,omitempty"`
-	TokensIn  int                `json:"tokens_in,omitempty"`
-	TokensOut int                `json:"tokens_out,omitempty"`
-	Seconds   map[string]float64 `json:"seconds,omitempty"` // by stage
-	Frames    []float64          `json:"frames,omitempty"`  // seconds of a video's frames
-	Notes     []string           `json:"notes,omitempty"`
-	Created   time.Time          `json:"created,omitzero"`
+	Model    string            `json:"model,omitempty"`
+	Digest   string            `json:"model_digest,omitempty"`
+	Recipe   string            `json:"recipe,omitempty"` // hash
+	Prompts  map[string]string `json:"prompts,omitempty"`
+	Seeds    map[string]uint64 `json:"seeds,omitempty"`
+	Finish   map[string]string `json:"finish,omitempty"` // stop, length
+	Words    map[string]int    `json:"words,omitempty"`
+	Attempts map[string]int    `json:"attempts,omitempty"` // where more than one was needed
+	// MeanLogProb is of the tokens of answers that were judged by it, see Record.Guess.
+	MeanLogProb map[string]float64 `json:"mean_logprob,omitempty"`
+	Format      string             `json:"format,omitempty"`
+	Width       int                `json:"width,omitempty"`
+	Height      int                `json:"height,omitempty"`
+	Tiles       int                `json:"tiles,omitempty"`
+	TokensIn    int                `json:"tokens_in,omitempty"`
+	TokensOut   int                `json:"tokens_out,omitempty"`
+	Seconds     map[string]float64 `json:"seconds,omitempty"` // by stage
+	Frames      []float64          `json:"frames,omitempty"`  // seconds of a video's frames
+	Notes       []string           `json:"notes,omitempty"`
+	Created     time.Time          `json:"created,omitzero"`
 }
 
 // Stem is the record's name without extension, for files that hold many records.
