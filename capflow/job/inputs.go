@@ -185,12 +185,34 @@ func DomainID(task string) string {
 	return task
 }
 
-// dataset is an entry of a meta file.
+// dataset is an entry of a meta file. Its length is not needed.
 type dataset struct {
 	Root       string `json:"root"`
 	Annotation string `json:"annotation"`
 	Task       string `json:"task"`
-	Modality   string `json:"modality"`
+	Modality   string `json:"modality"`     // image or video
+	Samples    int    `json:"sample_count"` // so many, evenly spread; 0 = all
+}
+
+// take applies modality and sample count.
+func (s *dataset) take(rows []Row) ([]Row, error) {
+	if s.Modality != "" && s.Modality != "image" && s.Modality != "video" {
+		return nil, fmt.Errorf("modality %q, want image or video", s.Modality)
+	}
+	if s.Samples < 0 {
+		return nil, fmt.Errorf("sample_count is %d, want 0 for all, or more", s.Samples)
+	}
+	for i := range rows {
+		rows[i].Video = rows[i].Video || s.Modality == "video"
+	}
+	if s.Samples == 0 || s.Samples >= len(rows) {
+		return rows, nil
+	}
+	out := make([]Row, s.Samples)
+	for i := range out {
+		out[i] = rows[i*len(rows)/s.Samples]
+	}
+	return out, nil
 }
 
 // metaFile reads a meta file or a list of annotations.
@@ -223,6 +245,9 @@ func metaFile(path string) ([]Row, error) {
 			return nil, fmt.Errorf("job: inputs: %s: data set %q has no annotation", path, name)
 		}
 		rows, err := annotations(within(dir, s.Annotation), within(dir, s.Root), s.Task, name)
+		if err == nil {
+			rows, err = s.take(rows)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("job: inputs: %s: data set %q: %w", path, name, err)
 		}
@@ -253,14 +278,16 @@ func annotations(path, root, task, name string) ([]Row, error) {
 	return parseAnnotations(data, root, task, name)
 }
 
-// parseAnnotations reads [{"id","image","task",…}], as the published files are.
-// A sample's own task wins over its data set's.
+// parseAnnotations reads [{"id","image","conversations","task",…}], as the
+// published files are. A sample's own task wins over its data set's; its caption is
+// the last answer of its conversation. One without a picture becomes an input that fails.
 func parseAnnotations(data []byte, root, task, name string) ([]Row, error) {
 	var list []struct {
-		ID    any    `json:"id"`
-		Image any    `json:"image"` // one path, or frames
-		Video string `json:"video"`
-		Task  string `json:"task"`
+		ID            any    `json:"id"`
+		Image         any    `json:"image"` // one path, or frames
+		Video         string `json:"video"`
+		Task          string `json:"task"`
+		Conversations []Turn `json:"conversations"`
 	}
 	if err := json.Unmarshal(data, &list); err != nil {
 		return nil, err
@@ -289,8 +316,14 @@ func parseAnnotations(data []byte, root, task, name string) ([]Row, error) {
 				r.Images = append(r.Images, engine.Image{Path: within(root, s)})
 			}
 			r.Video = len(r.Images) > 1
-		default:
-			return nil, fmt.Errorf("annotation %d: no image (videos must be given as lists of frames)", i)
+		}
+		if len(r.Images) == 0 { // a video file, which is none of our pictures, or nothing
+			r.Images = []engine.Image{{Path: within(root, a.Video)}}
+		}
+		for _, t := range a.Conversations {
+			if t.From == "gpt" {
+				r.Caption = t.Value
+			}
 		}
 		out = append(out, r)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"metacap/capflow/job"
 	"metacap/capflow/pack"
 	"metacap/engine"
+	"metacap/internal/atomicfile"
 )
 
 // capflowCmd is metacap capflow.
@@ -313,7 +313,7 @@ func exportTo(path, records, question string) error {
 	if _, err := job.Export(&b, records, question); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(b.String()), 0o644)
+	return atomicfile.Write(path, []byte(b.String()), 0o644)
 }
 
 // capflowShowCmd prints a flow's graph.
