@@ -20,10 +20,11 @@
 // computed again has just that: of several that do not fit together the one that
 // was needed first is used before the next takes its place.
 //
-// When blocks run out the sequence of the highest (worst) rank is preempted:
-// its blocks go back (their prefixes stay findable) and it waits again. When only
-// one sequence is left, held prefixes are dropped, the least recently used
-// first; a continuation that needs one makes it run again.
+// When blocks run out, held prefixes are dropped that are idle: without a
+// continuation for AgeSteps steps. Then the sequence of the highest (worst) rank
+// is preempted: its blocks go back (their prefixes stay findable) and it waits
+// again. When only one sequence is left, any held prefix is dropped. The least
+// recently used goes first; a continuation that needs one makes it run again.
 //
 // The pictures of a sequence are encoded tile by tile when a chunk reaches
 // them: a step encodes at most MaxTiles tiles, whose results lie in numbered

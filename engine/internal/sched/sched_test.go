@@ -213,6 +213,67 @@ func TestHeldPrefixesAreDropped(t *testing.T) {
 	require.Zero(t, w.s.Pool().Stats().Used)
 }
 
+// TestIdlePrefixes: a session that nobody asks anything keeps its prefix while there
+// is room, or while it is young; it does not keep others from running together.
+func TestIdlePrefixes(t *testing.T) {
+	open := func(w *world) *sched.Sequence {
+		p := w.add(&sched.Sequence{Tokens: prompt(0, 40), Limit: 40, RowsFrom: 40, Hold: true})
+		w.tick(t)
+		require.Equal(t, sched.Held, p.State())
+		return p
+	}
+	long := func(w *world, text int) *sched.Sequence {
+		return w.add(&sched.Sequence{Tokens: prompt(text, 20), Limit: 200})
+	}
+	t.Run("idle", func(t *testing.T) {
+		w := newWorld(60, config(4, 64)) // 240 tokens
+		p := open(w)
+		for range 60 {
+			w.tick(t)
+		}
+		long(w, 1)
+		for range 100 {
+			w.tick(t)
+		}
+		require.Equal(t, sched.Held, p.State(), "there is room for all")
+		q := w.add(&sched.Sequence{Tokens: prompt(2, 100), Limit: 110})
+		w.tick(t)
+		require.Equal(t, sched.Dropped, p.State())
+		require.Equal(t, sched.Running, q.State(), "beside the one that runs")
+		c := w.add(&sched.Sequence{Tokens: append(prompt(0, 40), 1), Limit: 50, Parent: p, ForkTokens: 40})
+		w.drain(t, 500)
+		require.Equal(t, sched.Done, c.State(), "the prefix was computed again for it")
+	})
+	t.Run("young", func(t *testing.T) {
+		w := newWorld(60, config(4, 64))
+		long(w, 1)
+		for range 100 {
+			w.tick(t)
+		}
+		p := open(w)
+		w.add(&sched.Sequence{Tokens: prompt(2, 100), Limit: 110})
+		for range 49 {
+			w.tick(t)
+			require.Equal(t, sched.Held, p.State())
+		}
+		w.tick(t)
+		require.Equal(t, sched.Dropped, p.State())
+	})
+	t.Run("asked", func(t *testing.T) {
+		w := newWorld(60, config(4, 64))
+		p := open(w)
+		w.add(&sched.Sequence{Tokens: append(prompt(0, 40), 1), Limit: 190, Parent: p, ForkTokens: 40})
+		for range 80 {
+			w.tick(t)
+		}
+		w.add(&sched.Sequence{Tokens: prompt(2, 130), Limit: 140})
+		for range 20 {
+			w.tick(t)
+			require.Equal(t, sched.Held, p.State(), "somebody is at it")
+		}
+	})
+}
+
 func TestTiles(t *testing.T) {
 	c := config(2, 32)
 	c.TileTokens, c.MaxTiles, c.TileSlots, c.KeepTiles = 4, 2, 3, true

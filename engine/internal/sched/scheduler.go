@@ -80,6 +80,8 @@ func (s *Scheduler) Add(q *Sequence) {
 	q.table.Reserve(s.pool.BlocksFor(q.Limit))
 	if q.Parent == nil {
 		q.lead = s.leader(q)
+	} else {
+		q.Parent.children++
 	}
 	s.enqueue(q)
 }
@@ -134,10 +136,10 @@ func (s *Scheduler) enqueue(q *Sequence) {
 		return
 	}
 	q.lead = nil
-	p := q.Parent
-	if p != nil && p.state == Done {
-		q.Parent, p = nil, nil
+	if q.Parent != nil && q.Parent.state == Done {
+		s.orphan(q)
 	}
+	p := q.Parent
 	if p == nil || p.state == Held {
 		q.state = Waiting
 		heap.Push(&s.waiting, q)
@@ -215,7 +217,17 @@ func (s *Scheduler) Remove(q *Sequence) {
 	}
 	q.table.Release(s.pool)
 	q.state = Done
+	s.orphan(q)
 	s.wake(q)
+}
+
+// orphan ends q's tie to its parent.
+func (s *Scheduler) orphan(q *Sequence) {
+	if p := q.Parent; p != nil {
+		p.children--
+		p.used = s.step
+		q.Parent = nil
+	}
 }
 
 // Schedule plans a step. The batch is valid until the next call; it is
@@ -362,10 +374,13 @@ func (s *Scheduler) tileLimit(q *Sequence, n int) int {
 	return n
 }
 
-// makeRoom takes blocks from others for q: from the running sequence of the
-// worst rank, or from held prefixes when q is that one and runs alone.
+// makeRoom takes blocks from others for q: from a held prefix that is idle, from the
+// running sequence of the worst rank, or from any held prefix when q is that one and runs alone.
 // It reports whether it is worth trying again; if not, q was preempted.
 func (s *Scheduler) makeRoom(q *Sequence) bool {
+	if s.dropIdle() {
+		return true
+	}
 	last := s.running[len(s.running)-1]
 	if last != q {
 		s.preempt(last)
@@ -416,14 +431,34 @@ func (s *Scheduler) dropHeld(keep *Sequence) bool {
 			old = h
 		}
 	}
-	if old == nil {
-		return false
+	if old != nil {
+		s.drop(old)
 	}
+	return old != nil
+}
+
+// dropIdle takes back the blocks of the held prefix that has no continuation and
+// was used least recently, AgeSteps ago or longer: a session that nobody asks
+// anything must not keep others from running. What is young may just be about to be asked.
+func (s *Scheduler) dropIdle() bool {
+	var old *Sequence
+	for _, h := range s.held {
+		if h.children == 0 && s.step-h.used >= int64(s.cfg.AgeSteps) && (old == nil || h.used < old.used) {
+			old = h
+		}
+	}
+	if old != nil {
+		s.drop(old)
+	}
+	return old != nil
+}
+
+// drop takes a held prefix's blocks back; a continuation computes it again.
+func (s *Scheduler) drop(old *Sequence) {
 	s.held = slices.DeleteFunc(s.held, func(r *Sequence) bool { return r == old })
 	old.table.Release(s.pool)
 	old.computed = 0
 	old.state = Dropped
-	return true
 }
 
 // admit moves waiting sequences into the step while there is room.
@@ -440,12 +475,16 @@ func (s *Scheduler) admit() {
 			promised = s.promised()
 		}
 		if !s.fits(q, promised) {
+			if s.dropIdle() {
+				promised = -1
+				continue
+			}
 			if len(s.running) > 0 {
 				return
 			}
 			if s.dropHeld(q.Parent) {
 				if q.Parent != nil && q.Parent.state != Held {
-					q.Parent = nil // even its own prefix had to go: it runs by itself
+					s.orphan(q) // even its own prefix had to go: it runs by itself
 				}
 				continue
 			}
@@ -559,7 +598,14 @@ func (s *Scheduler) Check() error {
 		}
 		tables = append(tables, &q.table)
 	}
+	children := map[*Sequence]int{}
+	for _, q := range slices.Concat(s.running, s.waiting) {
+		children[q.Parent]++
+	}
 	for _, q := range s.held {
+		if q.children < children[q] {
+			return fmt.Errorf("sched: check: held sequence %d counts %d continuations, %d run or wait", q.ID, q.children, children[q])
+		}
 		if q.state != Held || q.missing() != 0 {
 			return fmt.Errorf("sched: check: held sequence %d is %v and lacks %d tokens", q.ID, q.state, q.missing())
 		}

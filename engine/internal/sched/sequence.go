@@ -67,6 +67,7 @@ type Sequence struct {
 	blocked  []*Sequence // sequences that wait for this prefix
 	queue    int         // index in the waiting heap
 	used     int64       // step of last use as a parent
+	children int         // sequences with this parent that have not ended
 	Counters Counters
 }
 
