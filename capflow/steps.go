@@ -254,11 +254,61 @@ func (r *run) agent(ctx context.Context, a *pack.Agent) (note string, err error)
 		return "", err
 	}
 	fill(rec, res)
+	if r.dense(rec) {
+		if note, err = r.readBands(ctx, a, rec); err != nil {
+			return "", err
+		}
+	}
 	rec.Millis = r.flow.opt.Clock().Sub(start).Milliseconds()
 	if slices.Contains(a.Sentinels, rec.Text) || rec.Text == "" {
 		rec.Skipped = "nothing to say"
+		note = rec.Skipped
 	}
-	return rec.Skipped, r.save(a.ID, rec)
+	return note, r.save(a.ID, rec)
+}
+
+// dense reports text that one reading of the page did not do justice to: it has many
+// lines, or its limit ended it. Mode exhaustive reads bands of every page anyway.
+func (r *run) dense(rec *AgentRecord) bool {
+	n := r.pack.Thresholds.DenseLines
+	return rec.ID == "ocr" && n > 0 && r.flow.mode == Verified && !r.in.Video &&
+		(rec.Finish == string(engine.FinishLength) || strings.Count(rec.Text, "\n")+1 >= n)
+}
+
+// ocrBands is the number of overlapping bands, top to bottom, that text is read in.
+const ocrBands = 3
+
+// readBands replaces the text of a dense page by that of its bands. A model that
+// does not tell the size of pictures reads it once.
+func (r *run) readBands(ctx context.Context, a *pack.Agent, rec *AgentRecord) (note string, err error) {
+	p, err := r.conversation(ctx, RoleAgent, SeesImage)
+	if err != nil {
+		return "", err
+	}
+	images := p.conv.Images()
+	if len(images) != 1 || images[0].Height < ocrBands {
+		r.without("ocr: a dense page of unknown size, read once")
+		return "", nil
+	}
+	text, err := r.bands(ctx, a, images[0].Width, images[0].Height)
+	if err != nil || text == "" {
+		return "", err
+	}
+	rec.Text, rec.Finish = text, string(engine.FinishStop)
+	return fmt.Sprintf("a dense page, read in %d bands", ocrBands), nil
+}
+
+// bands reads the text of a page band by band; what two of them see counts once.
+func (r *run) bands(ctx context.Context, a *pack.Agent, w, h int) (string, error) {
+	var texts []string
+	for i, crop := range crops(w, h, 1, ocrBands) {
+		text, err := r.look(ctx, a.ID, fmt.Sprintf("band %d", i+1), crop)
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, text)
+	}
+	return prose.MergeLines(texts), nil
 }
 
 // restore takes over what an earlier run found, all but the id.
@@ -318,15 +368,11 @@ func (r *run) regions(ctx context.Context) (note string, err error) {
 	}
 	r.addRegion("regions", strings.Join(texts, " "))
 	if a, ok := r.pack.Agent("ocr"); ok && !r.off("ocr") && slices.Contains(AgentSet(r.pack, Exhaustive, r.domains), "ocr") {
-		var bands []string
-		for i, crop := range crops(w, h, 1, 3) {
-			text, err := r.look(ctx, a.ID, fmt.Sprintf("band %d", i+1), crop)
-			if err != nil {
-				return "", err
-			}
-			bands = append(bands, text)
+		text, err := r.bands(ctx, a, w, h)
+		if err != nil {
+			return "", err
 		}
-		r.addRegion("ocr_bands", prose.MergeLines(bands))
+		r.addRegion("ocr_bands", text)
 	}
 	return fmt.Sprintf("%d regions with text", len(texts)), nil
 }

@@ -2,6 +2,7 @@ package capflow_test
 
 import (
 	"context"
+	"fmt"
 	"image"
 	"math"
 	"slices"
@@ -174,6 +175,42 @@ func TestWeightedHold(t *testing.T) {
 	fox := find(r, "A fox runs over the bridge.")
 	require.Equal(t, "drop", fox.Action)
 	require.Less(t, fox.PTrue, pack.Default().Thresholds.Hold)
+}
+
+// TestDensePage: text of many lines is read again in overlapping bands, and what two
+// bands see counts once; text of few lines is not.
+func TestDensePage(t *testing.T) {
+	line := func(from, to int) string {
+		var out []string
+		for i := from; i < to; i++ {
+			out = append(out, fmt.Sprintf("line %d", i))
+		}
+		return strings.Join(out, "\n")
+	}
+	for _, c := range []struct {
+		lines int
+		want  string
+	}{{30, line(0, 60)}, {5, line(0, 5)}} {
+		r := weighted(t, capflow.Options{Off: []string{capflow.OffRender}}, func(p fake.Prompt) string {
+			if strings.Contains(p.Text, "readable text?") {
+				return "Yes"
+			}
+			if !strings.Contains(p.Text, "Transcribe") {
+				return readings(func(string) bool { return true })(p)
+			}
+			switch i := strings.Index(p.Images[0], " crop "); {
+			case i < 0:
+				return line(0, c.lines)
+			case strings.HasSuffix(p.Images[0], "+0+0"):
+				return line(0, 24)
+			case strings.HasSuffix(p.Images[0], "+0+50"):
+				return line(20, 44)
+			}
+			return line(40, 60)
+		})
+		i := slices.IndexFunc(r.Agents, func(a capflow.AgentRecord) bool { return a.ID == "ocr" })
+		require.Equal(t, c.want, r.Agents[i].Text)
+	}
 }
 
 // TestProbed: a probe that finds something calls its agent whatever the domain.

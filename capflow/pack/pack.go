@@ -139,6 +139,7 @@ type Thresholds struct {
 	Union        float64 `json:"union"`         // p1+p2 from which two are
 	ProbeOff     float64 `json:"probe_off"`     // an agent is off when its probe is below
 	ProbeOn      float64 `json:"probe_on"`      // and on, in verified, when it is from here
+	DenseLines   int     `json:"dense_lines"`   // lines of text from which verified reads a page in bands; 0 = never
 	Hold         float64 `json:"hold"`          // P(true) from which a sentence stands
 	Add          float64 `json:"add"`           // P of the claim question from which a doubtful sentence stands, or without weights a further one
 	Reject       float64 `json:"reject"`        // a caption with a sentence below is rejected

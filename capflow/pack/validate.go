@@ -176,6 +176,7 @@ func (p *Pack) checkThresholds(c *checker) {
 	within("union", t.Union, 0, 1)
 	within("probe_off", t.ProbeOff, 0, 1)
 	within("probe_on", t.ProbeOn, t.ProbeOff, 1)
+	within("dense_lines", float64(t.DenseLines), 0, 1e6)
 	within("hold", t.Hold, 0, 1)
 	within("add", t.Add, 0, 1)
 	within("reject", t.Reject, 0, 1)

@@ -33,7 +33,7 @@ type benchServeSimCmd struct {
 
 	SloTtft time.Duration `default:"2s" placeholder:"TIME" help:"Objective for the first token; 0 = none." group:"objective"`
 	SloTpot time.Duration `default:"100ms" placeholder:"TIME" help:"Objective for the mean time of a further token; 0 = none." group:"objective"`
-	SloE2el time.Duration `default:"0" placeholder:"TIME" help:"Objective for the whole answer; 0 = none." group:"objective"`
+	SloE2el time.Duration `name:"slo-e2el" default:"0" placeholder:"TIME" help:"Objective for the whole answer; 0 = none." group:"objective"`
 
 	Record string `placeholder:"FILE" help:"Write every request, its plan and its times, to this JSONL file." group:"output"`
 	Replay string `placeholder:"FILE" help:"Take the requests from such a file instead of drawing them." group:"output"`
