@@ -148,7 +148,7 @@ func (f *flowRunFlags) rows() ([]job.Row, error) {
 	}
 	for i := range rows {
 		if f.Domain != "" {
-			rows[i].Domain = f.Domain
+			rows[i].Domain = job.DomainID(f.Domain)
 		}
 	}
 	if f.Shard == "" {
@@ -179,6 +179,11 @@ func (f *flowRunFlags) run(ctx context.Context, a *app, what string) error {
 	p, err := f.load()
 	if err != nil {
 		return err
+	}
+	if id := job.DomainID(f.Domain); id != "" {
+		if _, err := capflow.Plan(p, capflow.Verified, []string{id}, nil); err != nil {
+			return fmt.Errorf("--domain: %w", err)
+		}
 	}
 	eng, err := f.open(ctx, a, true)
 	if err != nil {
