@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"metacap/captioner/internal/exif"
 	"metacap/captioner/internal/source"
 	"metacap/engine"
 	"metacap/vision"
@@ -21,6 +22,7 @@ type input struct {
 	video bool
 	times []float64 // of frames, seconds
 	notes []string
+	exif  string // what the camera wrote, in a line; only if prompts speak of it
 	clip  *clip  // of a video file
 	temp  string // directory to remove
 }
@@ -48,6 +50,9 @@ func (r *runner) read(ctx context.Context, it *source.Item) (*input, error) {
 	}
 	sum := sha256.Sum256(data)
 	in := &input{sha: hex.EncodeToString(sum[:])}
+	if r.script.mentions(fieldEXIF) {
+		in.exif = exif.Text(vision.EXIF(data))
+	}
 	// What cannot be probed goes to the engine, whose error says what is wrong with it.
 	if info, err := vision.Probe(data, vision.Options{}); err == nil && info.Frames > 1 && animated(info.Format) && !r.script.recipe.Video.FirstFrame {
 		return in, r.readAnimation(in, filepath.Base(it.Key), data, info.Frames)

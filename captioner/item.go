@@ -250,7 +250,7 @@ func (r *runner) caption(ctx context.Context, worker int, it *source.Item) error
 	if in.video && rec.Kind == source.Image.String() {
 		rec.Kind = source.Video.String() // an animation
 	}
-	prompts := r.prompts(it, in.video)
+	prompts := r.prompts(it, in)
 	id := r.id(in.sha, prompts)
 	release, err := r.flight(ctx, id)
 	if err != nil {
@@ -269,16 +269,16 @@ func (r *runner) caption(ctx context.Context, worker int, it *source.Item) error
 	return r.write(it, id, rec)
 }
 
-func (r *runner) prompts(it *source.Item, video bool) map[string]string {
+func (r *runner) prompts(it *source.Item, in *input) map[string]string {
 	old := ""
 	if slices.Contains(r.script.recipe.Context, "caption") && it.Path != "" {
 		data, _, _ := sink.ReadOld(r.place.Path(recordOf(it), "txt")) // optional context: none if unreadable
 		old = strings.TrimSpace(string(data))
 	}
-	f := fields(it, old)
+	f := fields(it, old, in.exif)
 	out := map[string]string{}
 	for _, c := range r.script.recipe.Captions {
-		out[c.Key] = r.script.prompt(c, video, f)
+		out[c.Key] = r.script.prompt(c, in.video, f)
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"metacap/captioner/internal/filter"
@@ -62,9 +63,18 @@ func newScript(r Recipe) (*script, error) {
 
 var placeholder = regexp.MustCompile(`\{[a-z][a-z0-9_]*\}`)
 
+// fieldEXIF is the field of what the camera wrote.
+const fieldEXIF = "exif"
+
+// mentions reports whether a prompt may speak of a field.
+func (s *script) mentions(field string) bool {
+	return slices.ContainsFunc(s.recipe.Context, func(c string) bool { return strings.EqualFold(c, field) }) ||
+		slices.ContainsFunc(s.recipe.Captions, func(c Caption) bool { return strings.Contains(c.Prompt, "{"+field+"}") })
+}
+
 // fields are what prompts may speak of.
-func fields(it *source.Item, old string) map[string]string {
-	f := map[string]string{}
+func fields(it *source.Item, old, exif string) map[string]string {
+	f := map[string]string{fieldEXIF: exif}
 	for k, v := range it.Fields {
 		f[strings.ToLower(k)] = v
 	}

@@ -26,7 +26,8 @@ type Recipe struct {
 	System   *string   `json:"system,omitempty"`
 	Language string    `json:"language,omitempty"` // "German": asked for in the prompt
 	// Context lists fields that are told to the model before the question: tags,
-	// caption, filename, folder, or any column of a table.
+	// caption, filename, folder, exif (when, where and with what it was taken), or any
+	// column of a table.
 	Context []string `json:"context,omitempty"`
 
 	Trigger      string        `json:"trigger,omitempty"` // word that leads each caption

@@ -269,6 +269,23 @@ func TestFilters(t *testing.T) {
 	require.Equal(t, 2, strings.Count(string(list), "\n"))
 }
 
+// TestEXIF tells the model what the camera wrote, in its own field or before the question.
+func TestEXIF(t *testing.T) {
+	dir := t.TempDir()
+	data, err := os.ReadFile("internal/exif/testdata/tagged.jpg")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.jpg"), data, 0o644))
+	e := open(t, fake.Options{Engine: deep, Answer: func(p fake.Prompt) string { return "Asked: " + strings.ReplaceAll(p.Text, "<", " ") }})
+	j := job(dir)
+	j.Recipe.Captions = []captioner.Caption{{Key: "caption", Prompt: "Use ({exif})."}}
+	j.Recipe.Context = []string{"EXIF"}
+	run(t, e, j)
+	for _, r := range records(t, filepath.Join(dir, "captions.jsonl")) {
+		require.Contains(t, r.Meta.Prompts["caption"], "Known EXIF: taken 2024-05-01 12:33:05; camera Canon EOS R5; place 48.85837 N")
+		require.Contains(t, r.Meta.Prompts["caption"], "Use (taken 2024-05-01")
+	}
+}
+
 // TestGuess: what Job.Guess says of first answers is in the record, is refused if the
 // recipe says so, and is left out if it is off.
 func TestGuess(t *testing.T) {

@@ -98,21 +98,30 @@ func extensionNote(name, format string) (string, bool) {
 	return "named " + strings.ToLower(filepath.Ext(name)) + " but holds " + format, true
 }
 
-// orientation finds the EXIF orientation of an encoded picture, 1…8; 1 when there
-// is none or it makes no sense.
-func orientation(format string, data []byte) int {
+// EXIF returns the EXIF block of an encoded picture, a TIFF structure that starts
+// with its byte order; nil if there is none. It is not checked, and shares data.
+func EXIF(data []byte) []byte {
+	format, _ := Sniff(data)
+	return exifOf(format, data)
+}
+
+func exifOf(format string, data []byte) []byte {
 	switch format {
 	case FormatJPEG:
-		return tiffOrientation(jpegEXIF(data))
+		return jpegEXIF(data)
 	case FormatPNG:
-		return tiffOrientation(pngEXIF(data))
+		return pngEXIF(data)
 	case FormatWebP:
-		return tiffOrientation(webpEXIF(data))
+		return webpEXIF(data)
 	case FormatTIFF:
-		return tiffOrientation(data)
+		return data
 	}
-	return 1
+	return nil
 }
+
+// orientation finds the EXIF orientation of an encoded picture, 1…8; 1 when there
+// is none or it makes no sense.
+func orientation(format string, data []byte) int { return tiffOrientation(exifOf(format, data)) }
 
 // tiffOrientation reads tag 0x0112 of the first directory of a TIFF structure, which
 // is what an EXIF block is.

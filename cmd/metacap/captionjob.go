@@ -50,7 +50,7 @@ type jobFlags struct {
 	KeepPreamble bool     `help:"Keep openings like \"Here is a description:\"." group:"recipe"`
 	Length       string   `placeholder:"LEN" help:"short, medium, long or a number of words; asked for, measured and flagged." group:"recipe"`
 	Lang         string   `placeholder:"NAME" help:"Language of the captions, as German." group:"recipe"`
-	WithContext  []string `name:"with" placeholder:"FIELD" help:"Tell the model: tags, caption, filename, folder, or any column of a table." group:"recipe"`
+	WithContext  []string `name:"with" placeholder:"FIELD" help:"Tell the model: tags, caption, filename, folder, exif, or any column of a table." group:"recipe"`
 	Filter       []string `placeholder:"RULE" help:"Off: no-NAME (no-loop, no-cut, …); minwords=N, maxwords=N, regex=EXPR, refuse=NAME." group:"recipe" sep:"none"`
 	Retries      int      `default:"-1" placeholder:"N" help:"Further attempts for captions that fail a filter; default 2." group:"recipe"`
 	VideoFrames  int      `default:"0" placeholder:"N" help:"Frames taken of a video; 0 = 8." group:"recipe"`
