@@ -3,6 +3,7 @@ package capflow_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,6 +100,44 @@ func TestDatesFilter(t *testing.T) {
 		require.Equal(t, want, r.Status, "frame %d: %v", frame, r.Checks.Reasons)
 		if want == capflow.Rejected {
 			require.Contains(t, strings.Join(r.Checks.Reasons, "\n"), "by the openings of the video")
+		}
+	}
+}
+
+// TestWindows: a long video is also read in overlapping windows, whose frames count
+// in the whole video; what only a window sees comes into the caption.
+func TestWindows(t *testing.T) {
+	m := answering(t, "", func(p fake.Prompt) string {
+		inWindow := slices.Contains(p.Images, "frame 20") && len(p.Images) <= 16
+		switch {
+		case strings.Contains(p.Text, "Does the video"):
+			return "No"
+		case strings.Contains(p.Text, "Yes or No"):
+			return "Yes"
+		case strings.Contains(p.Text, "Rate the"):
+			return "3"
+		case strings.Contains(p.Text, "Video perception") && inWindow:
+			return fmt.Sprintf("A square moves up. A dog barks at the fence in frame %d.", slices.Index(p.Images, "frame 20")+1)
+		}
+		return "A square moves up."
+	})
+	for n, windows := range map[int]int{16: 0, 17: 2, 28: 2, 29: 3} {
+		f, err := capflow.New(m, capflow.Options{Off: []string{capflow.OffRender}})
+		require.NoError(t, err)
+		r, err := f.Caption(context.Background(), clip(n))
+		require.NoError(t, err)
+		require.Nil(t, r.Error)
+		opened := 0
+		for _, p := range r.Usage.Prefixes {
+			if strings.HasPrefix(p.Name, "window") {
+				opened++
+			}
+		}
+		require.Equal(t, windows, opened, "%d frames", n)
+		if n == 28 {
+			i := slices.IndexFunc(r.Agents, func(a capflow.AgentRecord) bool { return a.ID == "windows" })
+			require.Equal(t, "Frames 1 to 16:\nA square moves up.\nFrames 13 to 28:\nA square moves up. A dog barks at the fence in frame 20.", r.Agents[i].Text)
+			require.Equal(t, "A square moves up. A dog barks at the fence in frame 20.", r.Captions.Long)
 		}
 	}
 }

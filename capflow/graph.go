@@ -35,12 +35,13 @@ const (
 	OffJudge     = "judge"
 	OffRevise    = "revise"
 	OffProbes    = "probes"
-	OffDates     = "dates" // the frames of events in a video are not looked for
+	OffWindows   = "windows" // long videos are not read in windows
+	OffDates     = "dates"   // the frames of events in a video are not looked for
 	OffRender    = "render"
 )
 
 func switches() []string {
-	return []string{OffLooks, OffWeigh, OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffDates, OffRender}
+	return []string{OffLooks, OffWeigh, OffRouting, OffGrounding, OffClaims, OffLiterals, OffJudge, OffRevise, OffProbes, OffWindows, OffDates, OffRender}
 }
 
 // What a step sees.
@@ -49,6 +50,7 @@ const (
 	SeesImage     = "image"
 	SeesThumbnail = "thumbnail"
 	SeesRegions   = "regions"
+	SeesWindows   = "windows"
 	SeesOpenings  = "openings"
 )
 
@@ -57,7 +59,7 @@ type Step struct {
 	ID    string   `json:"id"`
 	Kind  string   `json:"kind"`
 	Role  Role     `json:"role,omitempty"`
-	Sees  string   `json:"sees,omitempty"` // text, image, thumbnail, regions or openings; empty = no model is asked
+	Sees  string   `json:"sees,omitempty"` // text, image, thumbnail, regions, windows or openings; empty = no model is asked
 	Needs []string `json:"needs,omitempty"`
 	Note  string   `json:"note,omitempty"`
 	agent *pack.Agent
@@ -78,6 +80,7 @@ const (
 	kindLooks     = "looks"
 	kindWeigh     = "weigh"
 	kindSummary   = "summary"
+	kindWindows   = "windows"
 	kindDates     = "dates"
 	kindLiterals  = "literals"
 	kindGrounding = "grounding"
@@ -172,6 +175,10 @@ func (b *planner) build() {
 	if mode != Faithful && !b.isOff(OffLooks) {
 		b.g.Steps = append(b.g.Steps, Step{ID: "looks", Kind: kindLooks, Role: RoleAgent, Sees: SeesImage, Needs: []string{"route"}, Note: "the plain caption, of the whole picture and of views of it"})
 		needs = append(needs, "looks")
+	}
+	if n := b.pack.Thresholds.WindowFrames; mode != Faithful && n > 0 && b.video() && !b.isOff(OffWindows) {
+		b.g.Steps = append(b.g.Steps, Step{ID: "windows", Kind: kindWindows, Role: RoleAgent, Sees: SeesWindows, Needs: []string{"route"}, Note: fmt.Sprintf("perception of overlapping stretches, of videos of more than %d frames", n)})
+		needs = append(needs, "windows")
 	}
 	if mode == Exhaustive {
 		b.g.Steps = append(b.g.Steps, Step{ID: "regions", Kind: kindRegions, Role: RoleAgent, Sees: SeesRegions, Needs: []string{"route"}, Note: "perception and text of overlapping crops"})

@@ -154,7 +154,11 @@ func (r *run) readings() (looks, agents []named) {
 	}
 	for _, a := range r.evidence {
 		if a.Type == "perception" || a.Type == "guideline" {
-			agents = append(agents, named{a.ID, prose.Sentences(a.Text)})
+			said := prose.Sentences(a.Text)
+			if a.ID == "windows" {
+				said = slices.DeleteFunc(said, func(s string) bool { return strings.HasSuffix(s, ":") }) // headings
+			}
+			agents = append(agents, named{a.ID, said})
 		}
 	}
 	for _, t := range r.others {
@@ -167,6 +171,73 @@ func (r *run) readings() (looks, agents []named) {
 type named struct {
 	from      string
 	sentences []string
+}
+
+// windowOverlap is the share of a window that the next one sees, too.
+const windowOverlap = 4
+
+// windows asks perception about stretches of a long video, each with the frames
+// that it shows: what is short is lost among many frames. Frames that an answer
+// names are counted in the whole video.
+func (r *run) windows(ctx context.Context) (note string, err error) {
+	rec := r.agentRecord("windows")
+	var old AgentRecord
+	if r.loadStage(rec.ID, &old) && old.ID == rec.ID {
+		rec.restore(old)
+		return "from the journal", nil
+	}
+	size, total := r.pack.Thresholds.WindowFrames, len(r.in.Images)
+	if total <= size {
+		return rec.Skipped, nil
+	}
+	m := r.flow.roleModel(RoleAgent)
+	var parts []string
+	step := size - size/windowOverlap
+	for lo := 0; ; lo += step {
+		hi := min(lo+size, total)
+		name := fmt.Sprintf("window %d-%d", lo+1, hi)
+		pre := r.prefix(m, SeesImage)
+		pre.Images = pre.Images[lo:hi]
+		if p := r.openAs(ctx, m, name, pre); p.err != nil {
+			return "", p.err
+		}
+		for _, id := range AgentSet(r.pack, r.flow.mode, r.domains) {
+			a, _ := r.pack.Agent(id)
+			if a.Type != "perception" || r.off(id) {
+				continue
+			}
+			res, err := r.generate(ctx, RoleAgent, name, r.wording(a.Prompt), a.MaxTokens, engine.Request{})
+			if err != nil {
+				return "", err
+			}
+			if text := strings.TrimSpace(res.Text); text != "" && !slices.Contains(a.Sentinels, text) {
+				parts = append(parts, fmt.Sprintf("Frames %d to %d:\n%s", lo+1, hi, r.shift(text, lo)))
+			}
+		}
+		if hi == total {
+			break
+		}
+	}
+	rec.Text, rec.Finish, rec.Skipped = strings.Join(parts, "\n"), string(engine.FinishStop), ""
+	if rec.Text == "" {
+		rec.Skipped = "nothing to say"
+	}
+	return fmt.Sprintf("%d windows with something to say", len(parts)), r.save(rec.ID, rec)
+}
+
+// shift counts the frames that a text names from the start of the whole video.
+func (r *run) shift(text string, by int) string {
+	if r.dated == nil {
+		return text
+	}
+	return r.dated.ReplaceAllStringFunc(text, func(m string) string {
+		at := r.dated.FindStringSubmatchIndex(m)
+		n, err := strconv.Atoi(m[at[2]:at[3]])
+		if err != nil {
+			return m
+		}
+		return m[:at[2]] + strconv.Itoa(n+by) + m[at[3]:]
+	})
 }
 
 // When something happens in a video.

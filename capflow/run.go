@@ -135,6 +135,9 @@ func (r *run) all(ctx context.Context) error {
 		if s.agent != nil {
 			r.rec.Agents = append(r.rec.Agents, AgentRecord{ID: s.agent.ID, Type: s.agent.Type, Limit: s.agent.MaxTokens})
 		}
+		if s.Kind == kindWindows {
+			r.rec.Agents = append(r.rec.Agents, AgentRecord{ID: "windows", Type: "perception", Skipped: "few enough frames to be seen together"})
+		}
 		if s.Kind == kindRegions {
 			r.rec.Agents = append(r.rec.Agents, AgentRecord{ID: "regions", Type: "perception", Skipped: "not read"}, AgentRecord{ID: "ocr_bands", Type: "tool", Skipped: "not read"})
 		}
@@ -223,6 +226,8 @@ func (r *run) dispatch(ctx context.Context, s *Step) (note string, err error) {
 		return r.regions(ctx)
 	case kindSummary:
 		return r.summary(ctx, s.Sees)
+	case kindWindows:
+		return r.windows(ctx)
 	case kindDates:
 		return r.dates(ctx)
 	case kindLiterals:

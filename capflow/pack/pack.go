@@ -146,6 +146,7 @@ type Thresholds struct {
 	Grounding    float64 `json:"grounding"`     // least gain of log-probability by the picture, in nats
 	JudgeMean    float64 `json:"judge_mean"`    // least mean of the five expected scores
 	JudgeFactual float64 `json:"judge_factual"` // least expected score of factual accuracy
+	WindowFrames int     `json:"window_frames"` // frames of a window, and of the longest video that is read without; 0 = no windows
 	Retries      int     `json:"retries"`
 	MinWords     int     `json:"min_words"`
 	MaxWords     int     `json:"max_words"`

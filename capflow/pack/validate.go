@@ -177,6 +177,7 @@ func (p *Pack) checkThresholds(c *checker) {
 	within("probe_off", t.ProbeOff, 0, 1)
 	within("probe_on", t.ProbeOn, t.ProbeOff, 1)
 	within("dense_lines", float64(t.DenseLines), 0, 1e6)
+	c.need(t.WindowFrames == 0 || t.WindowFrames >= 4 && t.WindowFrames <= 1024, "thresholds.window_frames is %d, want 4 to 1024, or 0 for none", t.WindowFrames)
 	within("hold", t.Hold, 0, 1)
 	within("add", t.Add, 0, 1)
 	within("reject", t.Reject, 0, 1)

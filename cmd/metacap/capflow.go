@@ -33,7 +33,7 @@ type capflowCmd struct {
 type flowFlags struct {
 	Mode   string   `default:"verified" enum:"single,faithful,verified,exhaustive" help:"single = one call; faithful = as published; verified = every sentence weighed; exhaustive = with a second look at regions." group:"flow"`
 	Pack   string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one." group:"flow"`
-	Off    []string `placeholder:"NAME" help:"Switch off agents, or looks, weigh, routing, grounding, claims, literals, judge, revise, probes, dates, render." group:"flow"`
+	Off    []string `placeholder:"NAME" help:"Switch off agents, or looks, weigh, routing, grounding, claims, literals, judge, revise, probes, windows, dates, render." group:"flow"`
 	Render []string `placeholder:"FORM" help:"Further renderings: alt, words:N, language:NAME." group:"flow"`
 }
 
