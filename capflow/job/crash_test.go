@@ -101,13 +101,13 @@ func flowRun(dir, out string, step time.Duration) (err error) {
 // key once, and equals that of a run that nobody touched but for what the two cost.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
-	n, kills, latest := pictures, moments, 500 // latest: milliseconds until a kill
+	n, kills := pictures, moments
 	if s := os.Getenv("METACAP_TEST_KILLS"); s != "" {
 		var err error
 		kills, err = strconv.Atoi(s)
 		require.NoError(t, err)
 		if kills >= 50 {
-			n, latest = manyPictures, 700
+			n = manyPictures
 		}
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "pictures"), 0o755))
@@ -117,25 +117,39 @@ func TestKill(t *testing.T) {
 	require.NoError(t, flowRun(dir, "whole.jsonl", 0))
 
 	rng := rand.New(rand.NewPCG(3, 3))
-	killed := 0
+	killed, out := 0, filepath.Join(dir, "out.jsonl")
 	for range kills {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childDir+"="+dir)
 		var msg strings.Builder
 		cmd.Stderr = &msg
 		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(time.Duration(5+rng.IntN(latest))*time.Millisecond, func() { _ = cmd.Process.Signal(syscall.SIGKILL) })
+		ended := make(chan struct{})
+		// A moment after some more records: all kills together reach over most of the run, whatever the machine's load.
+		want, later := lines(t, out)+rng.IntN(n/kills), time.Duration(rng.IntN(5000))*time.Microsecond
+		go func() {
+			for data, _ := os.ReadFile(out); bytes.Count(data, []byte("\n")) < want; data, _ = os.ReadFile(out) {
+				select {
+				case <-ended:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+			time.Sleep(later)
+			_ = cmd.Process.Signal(syscall.SIGKILL)
+		}()
 		err := cmd.Wait()
-		timer.Stop()
+		close(ended)
 		if err != nil {
 			require.Contains(t, err.Error(), "killed", msg.String())
 			killed++
 		}
 	}
-	before := lines(t, filepath.Join(dir, "out.jsonl"))
+	before := lines(t, out)
 	require.NoError(t, flowRun(dir, "out.jsonl", 0))
 	t.Logf("killed %d of %d times over %d pictures; %d records stood before the last run", killed, kills, n, before)
 	require.Positive(t, killed)
+	require.Greater(t, before, n/4, "the kills reach over the run")
 	want, got := essence(t, filepath.Join(dir, "whole.jsonl")), essence(t, filepath.Join(dir, "out.jsonl"))
 	require.Len(t, want, n)
 	require.Equal(t, want, got)
