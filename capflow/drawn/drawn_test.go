@@ -81,18 +81,26 @@ func TestPlant(t *testing.T) {
 
 // TestRun evaluates a model that always says the first picture's caption.
 func TestRun(t *testing.T) {
-	e, err := fake.Open(fake.Options{Answer: func(fake.Prompt) string { return "A scene. There are 2 birds. A car is red." }})
+	asked := 0
+	e, err := fake.Open(fake.Options{Answer: func(fake.Prompt) string {
+		asked++
+		return "A scene. There are 2 birds. A car is red."
+	}})
 	require.NoError(t, err)
 	defer e.Close()
 	p := pack.Default()
 	var flows []string
-	rep, err := drawn.Run(t.Context(), capflow.Local(e, capflow.ModelInfo{}), "set", set(t), drawn.Variants(p, []string{"single"}, nil), drawn.Options{
+	var records []*capflow.Record
+	o := drawn.Options{
 		Records: func(flow string, r []*capflow.Record) error {
 			flows = append(flows, flow)
+			records = r
 			require.Len(t, r, 2)
 			return nil
 		},
-	})
+	}
+	m, samples := capflow.Local(e, capflow.ModelInfo{}), set(t)
+	rep, err := drawn.Run(t.Context(), m, "set", samples, drawn.Variants(p, []string{"single"}, nil), o)
 	require.NoError(t, err)
 	require.Equal(t, []string{"single"}, flows)
 	r := rep.Results[0]
@@ -101,7 +109,22 @@ func TestRun(t *testing.T) {
 	require.LessOrEqual(t, r.Wrong.Lo, r.Wrong.Value)
 	require.GreaterOrEqual(t, r.Wrong.Hi, r.Wrong.Value)
 	require.Equal(t, [2]uint64{1, 2}, rep.Seeds)
-	require.Contains(t, rep.Markdown("metacap eval drawn"), "| single | 33.3 %")
+	text := rep.Markdown("metacap eval drawn")
+	require.Contains(t, text, "| single | 33.3 %")
+	require.Contains(t, text, "| natural | 33.3 / 66.7 |")
+
+	// An evaluation goes on where it was broken off, with records of the same flow only.
+	o.Known = func(string) ([]*capflow.Record, error) { return records, nil }
+	asked = 0
+	again, err := drawn.Run(t.Context(), m, "set", samples, drawn.Variants(p, []string{"single"}, nil), o)
+	require.NoError(t, err)
+	require.Zero(t, asked)
+	require.Equal(t, r.Wrong, again.Results[0].Wrong)
+	other := drawn.Variants(p, []string{"single"}, nil)
+	other[0].Options.MaxTiles = 1
+	_, err = drawn.Run(t.Context(), m, "set", samples, other, o)
+	require.NoError(t, err)
+	require.Positive(t, asked)
 }
 
 func TestRates(t *testing.T) {

@@ -18,6 +18,9 @@ type Variant struct {
 	Options capflow.Options
 }
 
+// minus stands between a mode and what is switched off.
+const minus = " − "
+
 // Variants returns the flows of modes, and verified without each of off.
 func Variants(p *pack.Pack, modes, off []string) []Variant {
 	var out []Variant
@@ -25,7 +28,7 @@ func Variants(p *pack.Pack, modes, off []string) []Variant {
 		out = append(out, Variant{m, capflow.Options{Mode: capflow.Mode(m), Pack: p, Off: []string{capflow.OffRender}}})
 	}
 	for _, o := range off {
-		out = append(out, Variant{"verified − " + o, capflow.Options{Mode: capflow.Verified, Pack: p, Off: []string{capflow.OffRender, o}}})
+		out = append(out, Variant{string(capflow.Verified) + minus + o, capflow.Options{Mode: capflow.Verified, Pack: p, Off: []string{capflow.OffRender, o}}})
 	}
 	return out
 }
@@ -67,7 +70,15 @@ type Result struct {
 	MoreWrong  *Rate `json:"wrong_sentences_more_than_verified,omitempty"`
 	MoreRecall *Rate `json:"fact_recall_more_than_verified,omitempty"`
 
+	Domains map[string]Domain `json:"domains"`
+
 	counts []Counts
+}
+
+// Domain is what a variant reached in one domain.
+type Domain struct {
+	Wrong  Rate `json:"wrong_sentences"`
+	Recall Rate `json:"fact_recall"`
 }
 
 // Router is the router's quality on stills.
@@ -107,6 +118,9 @@ type Options struct {
 	Meter capflow.Meter
 	// Records is given the records of each flow, in the order of the samples; nil = not wanted.
 	Records func(flow string, records []*capflow.Record) error
+	// Known gives records of an earlier evaluation; those of the same flow and model
+	// are taken instead of being made again. nil = none.
+	Known func(flow string) ([]*capflow.Record, error)
 }
 
 // Run evaluates variants of a model on samples. The router is taken from the
@@ -209,6 +223,21 @@ func same(v Variant, verified *capflow.Record) bool {
 func wrong(c *Counts) (k, n int) { return c.Wrong, c.Sentences }
 func found(c *Counts) (k, n int) { return c.Found, c.Facts }
 
+// known are the records of an earlier evaluation that this flow would make again, by id.
+func (o *Options) known(name, digest string) (map[string]*capflow.Record, error) {
+	out := map[string]*capflow.Record{}
+	if o.Known == nil {
+		return out, nil
+	}
+	list, err := o.Known(name)
+	for _, r := range list {
+		if r.Status != capflow.Failed && r.Prov != nil && r.Prov.Flow == digest {
+			out[r.ID] = r
+		}
+	}
+	return out, err
+}
+
 func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant, o Options, verified []*capflow.Record) (*Result, []*capflow.Record, error) {
 	flow, err := capflow.New(m, v.Options)
 	if err != nil {
@@ -216,9 +245,16 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 	}
 	start := time.Now()
 	records := make([]*capflow.Record, len(samples))
+	known, err := o.known(v.Name, flow.Digest())
+	if err != nil {
+		return nil, nil, err
+	}
 	err = each(len(samples), o.Parallel, func(i int) (err error) {
 		if verified != nil && same(v, verified[i]) {
 			records[i] = verified[i]
+			return nil
+		}
+		if records[i] = known[samples[i].Input().ID]; records[i] != nil {
 			return nil
 		}
 		records[i], err = flow.Caption(ctx, samples[i].Input())
@@ -229,10 +265,12 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 	}
 	res := &Result{Name: v.Name, Pictures: len(samples)}
 	var all, accepted []Counts
+	domains := map[string][]Counts{}
 	n := float64(len(samples))
 	for i, r := range records {
 		c := samples[i].Measure(r, v.Options.Pack)
 		all = append(all, c)
+		domains[samples[i].Domain] = append(domains[samples[i].Domain], c)
 		if c.Accepted == 1 {
 			accepted = append(accepted, c)
 		}
@@ -255,6 +293,10 @@ func evaluate(ctx context.Context, m capflow.Model, samples []*Sample, v Variant
 	res.TextRecall = Bootstrap(all, func(c *Counts) (int, int) { return c.WordsFound, c.Words })
 	res.OrderWrong = Bootstrap(all, func(c *Counts) (int, int) { return c.OrderWrong, c.Ordered })
 	res.Accepted = Wilson(len(accepted), len(samples))
+	res.Domains = map[string]Domain{}
+	for id, counts := range domains {
+		res.Domains[id] = Domain{Bootstrap(counts, wrong), Bootstrap(counts, found)}
+	}
 	return res, records, nil
 }
 

@@ -24,6 +24,7 @@ func (r *Report) Markdown(command string) string {
 		fmt.Fprintf(&b, "| %s | %v | %v | %v | %v | %v | %v | %v | %d | %d |\n", x.Name, x.Wrong, x.WrongAccepted, x.Recall, x.NumberRecall, x.NumberWrong, x.TextRecall, x.Accepted, x.Failed, x.Leaks)
 	}
 	r.cost(&b)
+	r.domains(&b)
 	r.differences(&b)
 	if r.Router != nil && r.Router.Right.N > 0 {
 		r.Router.markdown(&b)
@@ -53,6 +54,27 @@ func (r *Report) cost(b *strings.Builder) {
 			machine = fmt.Sprintf("%.2f %s", x.Machine, x.Unit)
 		}
 		fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %s | %v |\n", x.Name, x.Prefill, x.Cached, x.Decode, machine, x.OrderWrong)
+	}
+}
+
+// domains is the table of wrong sentences and facts found in each domain, of the modes.
+func (r *Report) domains(b *strings.Builder) {
+	var modes []*Result
+	head, rule := "| domain |", "|---|"
+	for i := range r.Results {
+		if x := &r.Results[i]; !strings.Contains(x.Name, minus) {
+			modes = append(modes, x)
+			head += " " + x.Name + " |"
+			rule += "---|"
+		}
+	}
+	fmt.Fprintf(b, "\n## By domain\n\nWrong sentences / facts found, per cent.\n\n%s\n%s\n", head, rule)
+	for _, id := range slices.Sorted(maps.Keys(r.Pictures)) {
+		fmt.Fprintf(b, "| %s |", id)
+		for _, x := range modes {
+			fmt.Fprintf(b, " %.1f / %.1f |", 100*x.Domains[id].Wrong.Value, 100*x.Domains[id].Recall.Value)
+		}
+		b.WriteString("\n")
 	}
 }
 

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"metacap/capflow"
 	"metacap/capflow/drawn"
+	"metacap/capflow/job"
 	"metacap/capflow/pack"
 	"metacap/internal/atomicfile"
 )
@@ -31,7 +34,7 @@ type evalDrawnCmd struct {
 	Pack     string   `placeholder:"FILE" help:"Prompt pack instead of the built-in one."`
 	Limit    int      `default:"0" placeholder:"N" help:"Only the first N pictures of each domain; 0 = all."`
 	Parallel int      `default:"2" placeholder:"N" help:"Pictures worked on together."`
-	Records  string   `placeholder:"DIR" help:"Write the records of each flow as DIR/FLOW.jsonl."`
+	Records  string   `placeholder:"DIR" help:"Write the records of each flow as DIR/FLOW.jsonl, and take those that are there from the same flow."`
 	Write    string   `placeholder:"PATH" help:"Write PATH.md and PATH.json as well."`
 
 	engineFlags
@@ -85,7 +88,7 @@ func (c *evalDrawnCmd) Run(ctx context.Context, a *app) error {
 		o.Progress = func(s string) { fmt.Fprintln(a.stderr, "metacap: "+s) }
 	}
 	if c.Records != "" {
-		o.Records = c.writeRecords
+		o.Records, o.Known = c.writeRecords, c.readRecords
 	}
 	rep, err := drawn.Run(ctx, capflow.Local(eng, info), filepath.Base(c.Dir), samples, drawn.Variants(p, c.Flow, off), o)
 	if err != nil {
@@ -119,7 +122,29 @@ func (c *evalDrawnCmd) writeRecords(flow string, records []*capflow.Record) erro
 			return err
 		}
 	}
-	return atomicfile.Write(filepath.Join(c.Records, strings.ReplaceAll(flow, " − ", "-no-")+".jsonl"), b.Bytes(), 0o644)
+	return atomicfile.Write(c.recordFile(flow), b.Bytes(), 0o644)
+}
+
+func (c *evalDrawnCmd) recordFile(flow string) string {
+	return filepath.Join(c.Records, strings.ReplaceAll(flow, " − ", "-no-")+".jsonl")
+}
+
+// readRecords reads what writeRecords wrote in an earlier evaluation.
+func (c *evalDrawnCmd) readRecords(flow string) ([]*capflow.Record, error) {
+	f, err := os.Open(c.recordFile(flow))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []*capflow.Record
+	err = job.Each(f, func(r *capflow.Record) error {
+		out = append(out, r)
+		return nil
+	})
+	return out, err
 }
 
 // command is what reproduces the report, without places of this machine.
