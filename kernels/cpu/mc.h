@@ -61,6 +61,7 @@ typedef struct {
 	char *shared;   // scratch of the whole run
 	int thread;
 	mc_error *err;
+	const mc_cmd *staged; // whose rows lie staged in local
 } mc_ctx;
 
 // What a phase of an operation needs: tasks that may run in any order on any

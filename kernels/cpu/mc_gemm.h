@@ -156,7 +156,8 @@ static void product(int kind, int R, int np, const void *X, size_t ldx, const ch
 // With glu, output f is silu of the sum of row f times the sum of row F+f, N = 2F: a
 // task works on panels of both halves.
 // Phase 0 stages the rows of X in shared scratch, in the type of the product, with
-// a row length that is no multiple of 4096 bytes. Phase 1 multiplies.
+// a row length that is no multiple of 4096 bytes. Phase 1 multiplies. Of few rows there is
+// one phase: every thread stages them for itself, which costs less than to wait for them.
 static int linear_kind(const mc_weight *w) {
 	return w->layout == MC_W_F32 ? KF : w->exact ? KB : fast_bf16(w->k);
 }
@@ -171,6 +172,10 @@ static int64_t super_rows(const mc_weight *w, int kind) {
 	int64_t bytes = imin(w->k, k_pass(kind)) * kind_size(kind);
 	return imax(1, imin(SUPER_BYTES / bytes / MAX_ROWS, 32)) * MAX_ROWS;
 }
+
+// Whether every thread stages the rows for itself, behind its sums in local scratch.
+enum { STAGE_ALONE = 12288, SUMS_BYTES = MAX_ROWS * 128 * 4 };
+INLINE int stage_alone(int64_t T, int64_t k) { return T <= MAX_ROWS && T * k <= STAGE_ALONE; }
 
 static int64_t task_panels(const mc_weight *w, int64_t T, int64_t panels, int threads) {
 	if (T > MAX_ROWS) return imin(GROUP_PANELS, imax(1, CEIL(panels, 2 * threads)));
@@ -240,22 +245,23 @@ static void linear_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	if (is_quant(w)) { q_plan(c, phase, threads, out); return; }
 	int kind = linear_kind(w);
 	int64_t T = c->n[0], panels = out_panels(c), row = staged_row(w, kind) * kind_size(kind);
+	int alone = kind != KT && stage_alone(T, w->k);
 #ifdef MC_TILE
 	if (kind == KT && phase == 1) { amx_plan(c, threads, out); return; }
 #endif
-	out->shared_bytes = T * row;
+	if (!alone) out->shared_bytes = T * row;
 #ifdef MC_TILE
 	if (kind == KT) out->shared_bytes = imax(out->shared_bytes, amx_staged(w, T)) * (T <= AMX_ROWS ? 2 : 1);
 #endif
-	if (phase == 0) {
+	if (phase == 0 && !alone) {
 		out->tasks = CEIL(T, 8);
 		out->ns = (double)T * w->k * 0.05;
-	} else if (phase == 1) {
+	} else if (phase == !alone) {
 		int64_t per = task_panels(w, T, panels, threads);
 		out->tasks = CEIL(panels, per) * (T <= MAX_ROWS ? 1 : CEIL(T, super_rows(w, kind)));
 		double flops = 2.0 * T * w->n * w->k / (VL == 16 ? 100 : 20), bytes = (double)w->bytes / 40;
 		out->ns = flops > bytes ? flops : bytes;
-		out->local_bytes = T <= MAX_ROWS ? MAX_ROWS * 128 * 4 : super_rows(w, kind) * per * 32 * 4 * (c->n[3] ? 2 : 1);
+		out->local_bytes = T <= MAX_ROWS ? SUMS_BYTES + (alone ? T * row : 0) : super_rows(w, kind) * per * 32 * 4 * (c->n[3] ? 2 : 1);
 	}
 }
 
@@ -320,7 +326,9 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 	if (is_quant(w)) { q_run(c, phase, task, threads, x); return; }
 	int kind = linear_kind(w);
 	int64_t T = c->n[0], ldx = staged_row(w, kind), size = kind_size(kind);
-	if (phase == 0) {
+	int alone = kind != KT && stage_alone(T, w->k);
+	char *X = alone ? x->local + SUMS_BYTES : x->shared;
+	if (phase == 0 && !alone) {
 #ifdef MC_TILE
 		if (kind == KT) {
 			for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++) {
@@ -332,8 +340,12 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 		}
 #endif
 		for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++)
-			stage_row(kind, x->shared + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
+			stage_row(kind, X + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
 		return;
+	}
+	if (alone && x->staged != c) {
+		for (int64_t t = 0; t < T; t++) stage_row(kind, X + t * ldx * size, row_of(&c->t[1], t), c->t[1].dt, w->k, ldx);
+		x->staged = c;
 	}
 #ifdef MC_TILE
 	if (kind == KT) { amx_run(c, task, threads, x->shared, (float *)x->local); return; }
@@ -341,7 +353,7 @@ static void linear_run(const mc_cmd *c, int phase, int64_t task, int threads, mc
 	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, p1 = imin(panels, p0 + per);
 	if (T <= MAX_ROWS) {
-		linear_few(c, kind, p0, p1, x->shared, ldx, (float *)x->local);
+		linear_few(c, kind, p0, p1, X, ldx, (float *)x->local);
 		return;
 	}
 	int64_t super = super_rows(w, kind), r0 = task / pieces * super;

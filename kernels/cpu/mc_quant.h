@@ -227,41 +227,57 @@ static void q_linear(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 }
 
 enum { Q_SUPER_ROWS = 96 }; // rows of one task
+INLINE int64_t q_sums_bytes(int64_t T) { return imin(T, Q_SUPER_ROWS) * 128 * 4; }
 
 #ifdef MC_TILE
 #include "mc_amx_quant.h"
 #endif
 
+// Whether T rows go through tiles.
+static int q_tiles(const mc_weight *w, int64_t T) {
+#ifdef MC_TILE
+	return amx_quant(w, T);
+#else
+	return 0;
+#endif
+}
+
 static void q_plan(const mc_cmd *c, int phase, int threads, mc_plan *out) {
 	const mc_weight *w = c->obj;
 	int64_t T = c->n[0], panels = out_panels(c);
-	out->shared_bytes = (T + 31) * q_row_bytes(w); // tiles read past the last row, and drop what they make of it
+	int alone = !q_tiles(w, T) && stage_alone(T, w->k);
+	if (!alone) out->shared_bytes = (T + 31) * q_row_bytes(w); // tiles read past the last row, and drop what they make of it
 #ifdef MC_TILE
 	if (phase == 1 && amx_quant(w, T)) { amx_q_plan(c, threads, out); return; }
 #endif
-	if (phase == 0) {
+	if (phase == 0 && !alone) {
 		out->tasks = CEIL(T, 8);
 		out->ns = (double)T * w->k * 0.15;
-	} else if (phase == 1) {
+	} else if (phase == !alone) {
 		out->tasks = CEIL(panels, task_panels(w, T, panels, threads)) * CEIL(T, Q_SUPER_ROWS);
 		double ops = 2.0 * T * w->n * w->k / (VL == 16 ? 150 : 20), bytes = (double)w->bytes / 40;
 		out->ns = ops > bytes ? ops : bytes;
-		out->local_bytes = Q_SUPER_ROWS * 128 * 4;
+		out->local_bytes = q_sums_bytes(T) + (alone ? T * q_row_bytes(w) : 0);
 	}
 }
 
 static void q_run(const mc_cmd *c, int phase, int64_t task, int threads, mc_ctx *x) {
 	const mc_weight *w = c->obj;
-	int64_t T = c->n[0];
-	if (phase == 0) {
-		for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++)
-			q_stage_row(w, x->shared + t * q_row_bytes(w), row_of(&c->t[1], t), c->t[1].dt);
+	int64_t T = c->n[0], ldx = q_row_bytes(w);
+	int alone = !q_tiles(w, T) && stage_alone(T, w->k);
+	char *X = alone ? x->local + q_sums_bytes(T) : x->shared;
+	if (phase == 0 && !alone) {
+		for (int64_t t = task * 8; t < imin(T, task * 8 + 8); t++) q_stage_row(w, X + t * ldx, row_of(&c->t[1], t), c->t[1].dt);
 		return;
 	}
 #ifdef MC_TILE
-	if (amx_quant(w, T)) { amx_q_run(c, task, threads, x->shared, q_codes(w), q_row_bytes(w), x->local); return; }
+	if (amx_quant(w, T)) { amx_q_run(c, task, threads, X, q_codes(w), ldx, x->local); return; }
 #endif
+	if (alone && x->staged != c) {
+		for (int64_t t = 0; t < T; t++) q_stage_row(w, X + t * ldx, row_of(&c->t[1], t), c->t[1].dt);
+		x->staged = c;
+	}
 	int64_t panels = out_panels(c), per = task_panels(w, T, panels, threads), pieces = CEIL(panels, per);
 	int64_t p0 = task % pieces * per, r0 = task / pieces * Q_SUPER_ROWS;
-	q_linear(c, p0, imin(panels, p0 + per), r0, imin(T, r0 + Q_SUPER_ROWS), x->shared, (float *)x->local);
+	q_linear(c, p0, imin(panels, p0 + per), r0, imin(T, r0 + Q_SUPER_ROWS), X, (float *)x->local);
 }

@@ -211,12 +211,17 @@ static void argmax(const mc_cmd *c, int64_t lo, int64_t hi) {
 	int64_t V = c->n[1];
 	for (int64_t b = lo; b < hi; b++) {
 		const float *x = (const float *)row_of(&c->t[2], b);
-		vf m = vset(-INFINITY);
-		int64_t j = 0;
-		for (; j + VL <= V; j += VL) m = vmax(vload(x + j), m);
-		float best = vmaximum(m);
-		for (; j < V; j++) if (x[j] > best) best = x[j];
-		int64_t at = 0;
+		float best = -INFINITY;
+		int64_t j = 0, from = 0; // best is first met in the stretch from there on
+		while (j + VL <= V) {
+			int64_t start = j, end = imin(V / VL * VL, j + 1024);
+			vf m = vset(-INFINITY);
+			for (; j < end; j += VL) m = vmax(vload(x + j), m);
+			float top = vmaximum(m);
+			if (top > best) best = top, from = start;
+		}
+		for (; j < V; j++) if (x[j] > best) best = x[j], from = j;
+		int64_t at = from;
 		while (at < V && x[at] != best) at++;
 		((int32_t *)c->t[0].p)[b] = (int32_t)(at < V ? at : 0);
 		if (!c->t[1].p) continue;

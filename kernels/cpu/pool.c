@@ -1,8 +1,8 @@
 // pool.c: instruction set choice, memory, and the thread pool that runs command lists.
 //
-// A command list becomes a list of steps (one phase of one command, or a run of
-// small commands that one thread does alone). Every thread walks the steps in
-// order: it takes tasks of a step from a counter until none is left, waits until
+// A command list becomes units (a phase of a command) and these become steps: one unit
+// whose tasks threads share, or a run of small units that one thread does alone. Every
+// thread walks the steps in order: it takes tasks of a step from a counter until none is left, waits until
 // the step's tasks are all done, and goes on. There is no barrier that needs every
 // thread: a thread that sleeps or is preempted takes no tasks and delays nobody.
 //
@@ -113,20 +113,28 @@ void mc_free(void *p, int64_t bytes) {
 
 // ---- runs
 
-// One step: tasks of a phase, or (serial) commands first..last of one thread.
+typedef struct { int64_t cmd, phase, tasks; } unit_t;
+
+// Units first..last: the tasks of one, or (serial) all tasks of several, in order, as one task.
 typedef struct {
-	int32_t first, last, phase, serial;
-	int64_t tasks;
+	int32_t first, last;
+	int64_t serial, tasks;
 	int64_t next __attribute__((aligned(64))); // counter of tasks taken
 	int64_t done;                              // counter of tasks finished
 } step_t;
+
+// What a command list becomes, with the largest scratch that a unit needs.
+typedef struct {
+	unit_t *units;
+	step_t *steps;
+	int64_t nunits, nsteps, max_units, max_steps, shared_bytes, local_bytes;
+} work_t;
 
 enum { MAX_THREADS = 512 };
 typedef struct {
 	const mc_isa *isa;
 	const mc_cmd *cmds;
-	step_t *steps;
-	int64_t nsteps;
+	work_t *work;
 	int threads;
 	mc_error *err;
 	char *shared, *local[MAX_THREADS];
@@ -145,8 +153,8 @@ static struct {
 	run_t *current;        // NULL between runs
 	int active;            // workers inside the current run
 	// scratch kept from run to run, guarded by turn
-	step_t *steps;
-	int64_t max_steps, shared_bytes, local_bytes;
+	work_t work;
+	int64_t shared_bytes, local_bytes;
 	int scratch_threads;
 	char *shared, *local[MAX_THREADS];
 } pool = {.life = PTHREAD_MUTEX_INITIALIZER, .turn = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -168,26 +176,26 @@ static void wait_done(const step_t *s) {
 	}
 }
 
+static void do_unit(const run_t *r, const unit_t *u, int64_t task, mc_ctx *x) {
+	r->isa->run(&r->cmds[u->cmd], (int)u->phase, task, r->threads, x);
+}
+
 static void do_serial(const run_t *r, const step_t *s, mc_ctx *x) {
-	for (int i = s->first; i <= s->last; i++) {
-		mc_plan p;
-		for (int phase = 0;; phase++) {
-			r->isa->plan(&r->cmds[i], phase, 1, &p);
-			if (!p.tasks) break;
-			for (int64_t t = 0; t < p.tasks; t++) r->isa->run(&r->cmds[i], phase, t, 1, x);
-		}
+	for (int64_t i = s->first; i <= s->last; i++) {
+		const unit_t *u = &r->work->units[i];
+		for (int64_t t = 0; t < u->tasks; t++) do_unit(r, u, t, x);
 	}
 }
 
 static void walk(run_t *r, int thread) {
-	mc_ctx x = {r->local[thread], r->shared, thread, r->err};
-	for (int64_t i = 0; i < r->nsteps; i++) {
-		step_t *s = &r->steps[i];
+	mc_ctx x = {r->local[thread], r->shared, thread, r->err, NULL};
+	for (int64_t i = 0; i < r->work->nsteps; i++) {
+		step_t *s = &r->work->steps[i];
 		int64_t mine = 0, t;
 		if (__atomic_load_n(&s->next, __ATOMIC_RELAXED) < s->tasks) {
 			while ((t = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED)) < s->tasks) {
 				if (s->serial) do_serial(r, s, &x);
-				else r->isa->run(&r->cmds[s->first], s->phase, t, r->threads, &x);
+				else do_unit(r, &r->work->units[s->first], t, &x);
 				mine++;
 			}
 		}
@@ -239,13 +247,18 @@ void mc_pool_retain(int threads) {
 	pthread_mutex_unlock(&pool.life);
 }
 
+static void free_work(work_t *w) {
+	free(w->units);
+	free(w->steps);
+	*w = (work_t){0};
+}
+
 static void free_scratch(void) {
 	mc_free(pool.shared, pool.shared_bytes);
 	for (int i = 0; i < pool.scratch_threads; i++) mc_free(pool.local[i], pool.local_bytes);
-	free(pool.steps);
+	free_work(&pool.work);
 	pool.shared = NULL;
-	pool.steps = NULL;
-	pool.max_steps = pool.shared_bytes = pool.local_bytes = pool.scratch_threads = 0;
+	pool.shared_bytes = pool.local_bytes = pool.scratch_threads = 0;
 }
 
 void mc_pool_release(void) {
@@ -272,38 +285,47 @@ int mc_pool_threads(void) {
 	return n;
 }
 
-// Below this many nanoseconds of work a command is done by one thread: handing it
-// out and waiting costs a few hundred.
+// Below this many nanoseconds of work a unit is done by one thread: handing it out
+// and waiting costs a few hundred.
 enum { SERIAL_NS = 3000 };
 
-// Turns commands into steps. Returns their number; *shared and *local are raised to
-// the largest scratch that a step needs. steps NULL: only counts.
-static int64_t make_steps(const mc_isa *isa, const mc_cmd *cmds, int64_t n, int threads, step_t *steps, int64_t *shared, int64_t *local) {
-	int64_t count = 0;
-	int open = 0; // the last step is a serial one that may grow
+// Makes room for one more unit and step; -1 if there is no memory.
+static int work_room(work_t *w) {
+	if (w->nunits == w->max_units) {
+		int64_t most = 2 * w->max_units + 256;
+		unit_t *units = realloc(w->units, most * sizeof *units);
+		if (!units) return -1;
+		w->units = units, w->max_units = most;
+	}
+	if (w->nsteps == w->max_steps) {
+		int64_t most = 2 * w->max_steps + 128;
+		step_t *steps;
+		if (posix_memalign((void **)&steps, 64, most * sizeof *steps)) return -1;
+		if (w->nsteps) memcpy(steps, w->steps, w->nsteps * sizeof *steps);
+		free(w->steps);
+		w->steps = steps, w->max_steps = most;
+	}
+	return 0;
+}
+
+// Turns commands into units and steps.
+static int make_work(work_t *w, const mc_isa *isa, const mc_cmd *cmds, int64_t n, int threads) {
+	w->nunits = w->nsteps = 0;
+	w->shared_bytes = w->local_bytes = 256;
 	for (int64_t i = 0; i < n; i++) {
 		mc_plan p;
-		double ns = 0;
-		for (int phase = 0; isa->plan(&cmds[i], phase, threads, &p), p.tasks; phase++) ns += p.ns;
-		int serial = threads == 1 || ns < SERIAL_NS;
-		for (int phase = 0; isa->plan(&cmds[i], phase, serial ? 1 : threads, &p), p.tasks; phase++) {
-			if (p.shared_bytes > *shared) *shared = p.shared_bytes;
-			if (p.local_bytes > *local) *local = p.local_bytes;
-			if (serial) continue;
-			if (steps) steps[count] = (step_t){.first = (int32_t)i, .last = (int32_t)i, .phase = phase, .tasks = p.tasks};
-			count++;
-			open = 0;
-		}
-		if (serial) {
-			if (!open) {
-				if (steps) steps[count] = (step_t){.first = (int32_t)i, .serial = 1, .tasks = 1};
-				count++;
-			}
-			if (steps) steps[count - 1].last = (int32_t)i;
-			open = 1;
+		for (int phase = 0; isa->plan(&cmds[i], phase, threads, &p), p.tasks; phase++) {
+			if (p.shared_bytes > w->shared_bytes) w->shared_bytes = p.shared_bytes;
+			if (p.local_bytes > w->local_bytes) w->local_bytes = p.local_bytes;
+			if (work_room(w)) return -1;
+			int32_t u = (int32_t)w->nunits++;
+			w->units[u] = (unit_t){i, phase, p.tasks};
+			int serial = threads == 1 || p.tasks == 1 || p.ns < SERIAL_NS;
+			if (serial && w->nsteps && w->steps[w->nsteps - 1].serial) w->steps[w->nsteps - 1].last = u;
+			else w->steps[w->nsteps++] = (step_t){.first = u, .last = u, .serial = serial, .tasks = serial ? 1 : p.tasks};
 		}
 	}
-	return count;
+	return 0;
 }
 
 static char *grow(char *old, int64_t old_bytes, int64_t bytes) {
@@ -312,13 +334,7 @@ static char *grow(char *old, int64_t old_bytes, int64_t bytes) {
 }
 
 // Scratch for a run with the pool: kept, and grown when needed.
-static int pool_scratch(int64_t nsteps, int64_t shared, int64_t local, int threads) {
-	if (nsteps > pool.max_steps) {
-		free(pool.steps);
-		pool.max_steps = 0;
-		if (posix_memalign((void **)&pool.steps, 64, nsteps * 2 * sizeof(step_t))) { pool.steps = NULL; return -1; }
-		pool.max_steps = nsteps * 2;
-	}
+static int pool_scratch(int64_t shared, int64_t local, int threads) {
 	if (shared > pool.shared_bytes) {
 		pool.shared = grow(pool.shared, pool.shared_bytes, shared);
 		pool.shared_bytes = pool.shared ? shared : 0;
@@ -355,35 +371,36 @@ static void retract(void) {
 
 // A run on the caller's thread alone, with scratch of its own.
 static int run_alone(run_t *r, int64_t n) {
-	int64_t shared = 256, local = 256;
+	work_t w = {0};
 	r->threads = 1;
-	make_steps(r->isa, r->cmds, n, 1, NULL, &shared, &local);
-	char *s = mc_alloc(shared), *l = mc_alloc(local);
+	r->work = &w;
+	int rc = make_work(&w, r->isa, r->cmds, n, 1);
+	char *s = rc ? NULL : mc_alloc(w.shared_bytes), *l = rc ? NULL : mc_alloc(w.local_bytes);
 	if (s && l) {
-		step_t all = {.first = 0, .last = (int32_t)(n - 1), .serial = 1, .tasks = 1};
-		mc_ctx x = {l, s, 0, r->err};
-		do_serial(r, &all, &x);
+		r->shared = s;
+		r->local[0] = l;
+		walk(r, 0);
 	}
-	mc_free(s, shared);
-	mc_free(l, local);
+	mc_free(s, w.shared_bytes);
+	mc_free(l, w.local_bytes);
+	free_work(&w);
 	return s && l ? 0 : -1;
 }
 
 int mc_run(const mc_isa *isa, mc_cmd *cmds, int64_t n, int threads, mc_error *err) {
-	run_t r = {.isa = isa, .cmds = cmds, .err = err};
+	run_t r;
 	if (n <= 0) return 0;
+	r.isa = isa, r.cmds = cmds, r.err = err;
 	if (pthread_mutex_trylock(&pool.turn)) return run_alone(&r, n);
 	r.threads = threads < pool.nthreads + 1 ? threads : pool.nthreads + 1;
-	int64_t shared = 256, local = 256;
-	int64_t nsteps = make_steps(isa, cmds, n, r.threads, NULL, &shared, &local);
-	int rc = pool_scratch(nsteps, shared, local, r.threads);
+	r.work = &pool.work;
+	int rc = make_work(&pool.work, isa, cmds, n, r.threads);
+	if (!rc) rc = pool_scratch(pool.work.shared_bytes, pool.work.local_bytes, r.threads);
 	if (!rc) {
-		r.steps = pool.steps;
-		r.nsteps = make_steps(isa, cmds, n, r.threads, r.steps, &shared, &local);
 		r.shared = pool.shared;
 		memcpy(r.local, pool.local, sizeof(char *) * r.threads);
 		int together = 0;
-		for (int64_t i = 0; i < r.nsteps; i++) together |= r.steps[i].tasks > 1;
+		for (int64_t i = 0; i < pool.work.nsteps; i++) together |= !pool.work.steps[i].serial;
 		if (together && r.threads > 1) {
 			publish(&r);
 			walk(&r, 0);
