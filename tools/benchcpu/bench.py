@@ -51,8 +51,9 @@ def median(values):
 
 
 class Bench:
-    def __init__(self, o):
+    def __init__(self, o, keep):
         self.o = o
+        self.keep = keep  # told of the settings tried so far for a row, so that an interruption does not lose them
 
     def gguf(self, shape, kind):
         f = f"{self.o.dir}/gguf/{shape}-{kind}.gguf"
@@ -98,25 +99,29 @@ class Bench:
         return json.loads(run([f"{self.o.dir}/machine", str(self.o.threads), "3", "128"]))
 
     def best(self, row, before):
-        """The options with which the other engine is fastest, and what each gave. A setting that fails is in the table as none.
-        before is what an earlier run tried; it is not tried again."""
-        tried = {options: before[name(options)] for options in OPTIONS if name(options) in before}
-        if tried:
-            return max(tried, key=tried.get), before
+        """The options with which the other engine is fastest, and what each gave, 0 where it fails. before is what
+        earlier runs tried, which is not tried again."""
+        tried = dict(before)
         if row[6] == "openvino":
             return (), tried
-        for options in OPTIONS if row[6] != "vision" else [("fa",), ()]:
+        settings = OPTIONS if row[6] != "vision" else [("fa",), ()]
+        for options in settings:
+            if name(options) in tried:
+                continue
             try:
-                tried[options] = median(self.theirs(row, options))
+                tried[name(options)] = median(self.theirs(row, options))
             except SystemExit as e:
                 print(e, file=sys.stderr)
-        if not tried:
+                tried[name(options)] = 0
+            self.keep(row, tried)
+        best = max(settings, key=lambda options: tried[name(options)])
+        if not tried[name(best)]:
             raise SystemExit(f"{row[0]}: llama.cpp fails with every setting")
-        return max(tried, key=tried.get), {name(k): v for k, v in tried.items()}
+        return best, tried
 
     def measure(self, row, before):
-        best, tried = self.best(row, before)
-        a, b = [], []
+        best, tried = self.best(row, before.get("tried", {}))
+        a, b = (list(before.get("metacap", [])), list(before.get("other", []))) if self.o.add else ([], [])
         for _ in range(self.o.rounds):
             a += self.ours(row)
             b += self.theirs(row, best)
@@ -156,6 +161,8 @@ def peaks(limits, threads):
 def markdown(doc):
     t = doc["threads"]
     limit = peaks(doc["limits"], t)
+    if not doc["rows"]:
+        return ""
     rows = sorted(doc["rows"].values(), key=lambda r: [x[0] for x in ROWS].index(r["row"]))
     versions, devices = sorted({r["version"] for r in rows}), sorted({r["device"] for r in rows})
     lines = [f"# CPU: {doc['cpu']}, {t} threads", "",
@@ -178,23 +185,32 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--dir", required=True); a.add_argument("--metacap", required=True); a.add_argument("--rows", default="")
     a.add_argument("--rounds", type=int, default=5); a.add_argument("--reps", type=int, default=1); a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--add", action="store_true", help="keep the samples of earlier runs of a row and add to them: many short runs, on a machine that is quiet for minutes at a time")
     a.add_argument("--out", default="", help="folder of the page and the JSON file; rows that are there already and not measured now stay")
     o = a.parse_args()
-    b = Bench(o)
+    doc = {}
+
+    def keep(row, tried):
+        doc["tried"][row[0]] = tried
+        write(doc, o.out, base)
+
+    b = Bench(o, keep)
     rows = [r for r in ROWS if re.search(o.rows, r[0])]
     for r in rows:
         b.gguf(r[4], r[5])
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    doc = {"cpu": cpu, "cores": os.cpu_count(), "threads": o.threads, "llama": open(f"{o.dir}/llama.version").read().strip(),
-           "openvino": run([f"{o.dir}/venv/bin/python", "-c", "import openvino; print(openvino.__version__.split('-')[0])"]).strip(), "limits": [], "rows": {}}
+    doc |= {"cpu": cpu, "cores": os.cpu_count(), "threads": o.threads, "llama": open(f"{o.dir}/llama.version").read().strip(),
+           "openvino": run([f"{o.dir}/venv/bin/python", "-c", "import openvino; print(openvino.__version__.split('-')[0])"]).strip(), "limits": [], "rows": {}, "tried": {}}
     base = f"{o.out}/cpu-" + re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
     if o.out and os.path.exists(base + ".json"):
         old = json.load(open(base + ".json"))
         if all(old[k] == doc[k] for k in ("cpu", "cores", "threads", "llama", "openvino")):
-            doc["rows"], doc["limits"] = old["rows"], old["limits"]
+            doc["rows"], doc["limits"], doc["tried"] = old["rows"], old["limits"], old.get("tried", {})
     doc["limits"].append(b.limits())
     for r in rows:
-        doc["rows"][r[0]] = b.measure(r, doc["rows"].get(r[0], {}).get("tried", {}))
+        before = doc["rows"].get(r[0], {})
+        doc["rows"][r[0]] = b.measure(r, before | {"tried": doc["tried"].get(r[0], before.get("tried", {}))})
+        doc["tried"].pop(r[0], None)
         write(doc, o.out, base)  # after each row, so that an interruption loses nothing
     doc["limits"].append(b.limits())
     print(write(doc, o.out, base))
