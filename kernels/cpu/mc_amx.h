@@ -54,8 +54,8 @@ INLINE void amx_micro(int R, int NP, const float *X, int64_t ldx, const char *co
 		for (int g = 0; g < 16; g++, X += 2) {
 #pragma GCC unroll 4
 			for (int p = 0; p < NP; p++, w[p - 1] += 128) {
-				__builtin_prefetch(w[p] + 2048);
-				__builtin_prefetch(w[p] + 2112);
+				fetch_line(w[p] + 2048);
+				fetch_line(w[p] + 2112);
 				vu u0, u1;
 				memcpy(&u0, w[p], sizeof u0);
 				memcpy(&u1, w[p] + 64, sizeof u1);

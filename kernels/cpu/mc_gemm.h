@@ -42,8 +42,8 @@ INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char
 #pragma GCC unroll 4
 				for (int p = 0; p < NP; p++) {
 					if (col == 0 && R <= 6) { // with more rows the panel is in L2 and fetching only costs
-						__builtin_prefetch(w[p] + next[p]);
-						__builtin_prefetch(w[p] + next[p] + 64);
+						fetch_line(w[p] + next[p]);
+						fetch_line(w[p] + next[p] + 64);
 					}
 					if (kind == KF) {
 						vf w0 = vload(w[p]), w1 = vload(w[p] + VL * 4);

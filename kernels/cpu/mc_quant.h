@@ -8,7 +8,7 @@
 // A staged row is K codes, padded to 64 and 64 more, then K/agroup scales, then as
 // many sums.
 #if VL == 16
-#define MAX_QROWS 6
+#define MAX_QROWS 12
 #else
 #define MAX_QROWS 2
 #endif
@@ -46,9 +46,14 @@ typedef struct {
 	float zero;
 	int64_t groups, steps;    // groups; 128-byte steps of a group
 	int64_t repeat, phase;    // activation groups a weight scale, and how many of them are past
+	int stream;               // the panels come from memory: fetch ahead
 } q_args;
 
+// The sums of up to Q_KEPT rows and panels stay in registers; those of more lie in C from
+// group to group. A zero point that all groups share is taken off in integers, exactly.
+enum { Q_KEPT = 6 };
 INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *C, size_t ldc, int acc) {
+	const int kept = R * NP <= Q_KEPT;
 	for (int col = 0; col < 32; col += 2 * VL) {
 		vf f[R][NP][2];
 		vi d[R][NP][2];
@@ -59,6 +64,7 @@ INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *
 				float *at = C + i * ldc + p * 32 + col;
 				f[i][p][0] = acc ? vload(at) : vset(0);
 				f[i][p][1] = acc ? vload(at + VL) : vset(0);
+				if (!kept && !acc) vstore(at, vset(0)), vstore(at + VL, vset(0));
 			}
 		const int8_t *x = a->x;
 		const char *w[NP];
@@ -67,18 +73,21 @@ INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *
 		int64_t s = col, past = a->phase;
 		for (int64_t g = 0; g < a->groups; g++) {
 #pragma GCC unroll 16
-			for (int i = 0; i < R; i++)
+			for (int i = 0; i < R; i++) {
+				float sum = *(const float *)((const char *)(a->sum + g) + i * a->ldx);
+				vi start = zeros ? viset(0) : viset((int32_t)(-a->zero * sum));
 #pragma GCC unroll 4
-				for (int p = 0; p < NP; p++) d[i][p][0] = d[i][p][1] = viset(0);
+				for (int p = 0; p < NP; p++) d[i][p][0] = d[i][p][1] = start;
+			}
 			for (int64_t q = 0; q < a->steps; q++) {
 #pragma GCC unroll 4
 				for (int p = 0; p < NP; p++) {
 					vu u0, u1;
 					memcpy(&u0, w[p], sizeof u0);
 					memcpy(&u1, w[p] + VL * 4, sizeof u1);
-					if (col == 0 && R <= 4) {
-						__builtin_prefetch(w[p] + 2048);
-						__builtin_prefetch(w[p] + 2112);
+					if (col == 0 && a->stream) {
+						fetch_line(w[p] + 2048);
+						fetch_line(w[p] + 2112);
 					}
 					vu l0 = bits == 8 ? u0 : u0 & 0x0f0f0f0fu, l1 = bits == 8 ? u1 : u1 & 0x0f0f0f0fu;
 #pragma GCC unroll 16
@@ -101,20 +110,30 @@ INLINE void micro_q(int bits, int R, int NP, int zeros, const q_args *a, float *
 #pragma GCC unroll 4
 			for (int p = 0; p < NP; p++) {
 				vf s0 = vload(a->S[p] + s), s1 = vload(a->S[p] + s + VL);
-				vf z0 = zeros ? vload(a->Z[p] + s) : vset(a->zero), z1 = zeros ? vload(a->Z[p] + s + VL) : vset(a->zero);
+				vf z0 = zeros ? vload(a->Z[p] + s) : vset(0), z1 = zeros ? vload(a->Z[p] + s + VL) : vset(0);
 #pragma GCC unroll 16
 				for (int i = 0; i < R; i++) {
-					float sa = *(const float *)((const char *)(a->scale + g) + i * a->ldx), sum = *(const float *)((const char *)(a->sum + g) + i * a->ldx);
-					vf v0 = fma_(z0, vset(-sum), __builtin_convertvector(d[i][p][0], vf));
-					vf v1 = fma_(z1, vset(-sum), __builtin_convertvector(d[i][p][1], vf));
-					f[i][p][0] = fma_(v0, s0 * sa, f[i][p][0]);
-					f[i][p][1] = fma_(v1, s1 * sa, f[i][p][1]);
+					float sa = *(const float *)((const char *)(a->scale + g) + i * a->ldx);
+					vf v0 = __builtin_convertvector(d[i][p][0], vf), v1 = __builtin_convertvector(d[i][p][1], vf);
+					if (zeros) {
+						float sum = *(const float *)((const char *)(a->sum + g) + i * a->ldx);
+						v0 = fma_(z0, vset(-sum), v0);
+						v1 = fma_(z1, vset(-sum), v1);
+					}
+					if (kept) {
+						f[i][p][0] = fma_(v0, s0 * sa, f[i][p][0]);
+						f[i][p][1] = fma_(v1, s1 * sa, f[i][p][1]);
+						continue;
+					}
+					float *at = C + i * ldc + p * 32 + col;
+					vstore(at, fma_(v0, s0 * sa, vload(at)));
+					vstore(at + VL, fma_(v1, s1 * sa, vload(at + VL)));
 				}
 			}
 			if (++past == a->repeat) { past = 0; s += 32; }
 		}
 #pragma GCC unroll 16
-		for (int i = 0; i < R; i++)
+		for (int i = 0; i < R && kept; i++)
 #pragma GCC unroll 4
 			for (int p = 0; p < NP; p++) {
 				float *at = C + i * ldc + p * 32 + col;
@@ -130,8 +149,10 @@ typedef void (*micro_q_fn)(const q_args *a, float *C, size_t ldc, int acc);
 		if (a->Z[0]) micro_q(bits, R, NP, 1, a, C, ldc, acc); else micro_q(bits, R, NP, 0, a, C, ldc, acc); }
 #if VL == 16
 #define MICROS_Q(b) MICRO_Q(b, 1, 1) MICRO_Q(b, 2, 1) MICRO_Q(b, 3, 1) MICRO_Q(b, 4, 1) MICRO_Q(b, 5, 1) MICRO_Q(b, 6, 1) \
+	MICRO_Q(b, 7, 1) MICRO_Q(b, 8, 1) MICRO_Q(b, 9, 1) MICRO_Q(b, 10, 1) MICRO_Q(b, 11, 1) MICRO_Q(b, 12, 1) \
 	MICRO_Q(b, 1, 2) MICRO_Q(b, 2, 2) MICRO_Q(b, 3, 2) MICRO_Q(b, 1, 4)
-#define QROW1(b) {0, micro_q##b##_1_1, micro_q##b##_2_1, micro_q##b##_3_1, micro_q##b##_4_1, micro_q##b##_5_1, micro_q##b##_6_1}
+#define QROW1(b) {0, micro_q##b##_1_1, micro_q##b##_2_1, micro_q##b##_3_1, micro_q##b##_4_1, micro_q##b##_5_1, micro_q##b##_6_1, \
+	micro_q##b##_7_1, micro_q##b##_8_1, micro_q##b##_9_1, micro_q##b##_10_1, micro_q##b##_11_1, micro_q##b##_12_1}
 #define QROW2(b) {0, micro_q##b##_1_2, micro_q##b##_2_2, micro_q##b##_3_2}
 #define QROW4(b) {0, micro_q##b##_1_4}
 #else
@@ -179,13 +200,13 @@ static void q_stage_row(const mc_weight *w, char *dst, const char *x, int64_t dt
 }
 
 // Sums of R rows by np <= 4 panels, whose first bytes are at panel[]. Groups g0..g1.
-static void q_product(const mc_weight *w, int R, int np, const char *rows, size_t ldx, const int64_t *panel, int64_t g0, int64_t g1, float *C, size_t ldc, int acc) {
+static void q_product(const mc_weight *w, int R, int np, int stream, const char *rows, size_t ldx, const int64_t *panel, int64_t g0, int64_t g1, float *C, size_t ldc, int acc) {
 	int four = w->layout == MC_W_Q4;
 	int64_t groups = w->k / w->group, per_step = four ? 8 : 4, repeat = w->group / w->agroup;
 	for (int p = 0; p < np;) {
 		int NP = np - p >= 4 && q_micro4[four][R] ? 4 : np - p >= 2 && q_micro2[four][R] ? 2 : 1;
 		micro_q_fn fn = NP == 4 ? q_micro4[four][R] : NP == 2 ? q_micro2[four][R] : q_micro1[four][R];
-		q_args a = {.x = (const int8_t *)rows + g0 * w->agroup, .ldx = ldx, .zero = four ? 8 : 128, .groups = g1 - g0, .steps = w->agroup / per_step, .repeat = repeat, .phase = g0 % repeat};
+		q_args a = {.x = (const int8_t *)rows + g0 * w->agroup, .ldx = ldx, .zero = four ? 8 : 128, .groups = g1 - g0, .steps = w->agroup / per_step, .repeat = repeat, .phase = g0 % repeat, .stream = stream};
 		a.scale = (const float *)(rows + q_codes(w)) + g0;
 		a.sum = a.scale + w->k / w->agroup;
 		for (int q = 0; q < NP; q++) {
@@ -218,7 +239,7 @@ static void q_linear(const mc_cmd *c, int64_t p0, int64_t p1, int64_t r0, int64_
 			for (int64_t r = r0; r < r1; r += MAX_QROWS) {
 				int R = (int)imin(MAX_QROWS, r1 - r);
 				float *s = sums + (r - r0) * ld;
-				q_product(w, R, np, X + r * ldx, ldx, panel, g, imin(all, g + pass), s, ld, g > 0);
+				q_product(w, R, np, r == r0, X + r * ldx, ldx, panel, g, imin(all, g + pass), s, ld, g > 0);
 				if (g + pass < all) continue;
 				if (glu) epilogue_glu(c, r, R, p * 32, n * 32, s, s + n * 32, ld);
 				else epilogue(c, r, R, p * 32, imin(n * 32, w->n - p * 32), s, ld);

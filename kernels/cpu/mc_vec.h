@@ -98,6 +98,16 @@ INLINE float vmaximum(vf v) {
 	return a[0];
 }
 
+// Fetches a line into the cache. As asm, since gcc 12 keeps accumulators in memory in loops
+// with its own.
+INLINE void fetch_line(const void *p) {
+#if defined(__x86_64__)
+	__asm__ volatile("prefetcht0 (%0)" : : "r"(p));
+#else
+	__builtin_prefetch(p);
+#endif
+}
+
 INLINE int64_t size_of(int64_t dt) { return dt == MC_F32 || dt == MC_I32 ? 4 : dt == MC_U8 ? 1 : 2; }
 INLINE char *row_of(const mc_tensor *t, int64_t row) { return (char *)t->p + row * t->stride * size_of(t->dt); }
 
