@@ -168,6 +168,14 @@ static const micro_q_fn q_micro1[2][MAX_QROWS + 1] = {QROW1(8), QROW1(4)}, q_mic
 INLINE int64_t q_codes(const mc_weight *w) { return CEIL(w->k, 64) * 64 + 64; } // bytes of codes of a staged row
 INLINE int64_t q_row_bytes(const mc_weight *w) { return CEIL(q_codes(w) + 8 * (w->k / w->agroup), 64) * 64; }
 
+// Writes the first left of VL codes.
+INLINE void put_codes(int8_t *dst, vi q, int64_t left) {
+#if defined(MC_AVX512)
+	if (left >= VL) { _mm_storeu_si128((__m128i *)dst, _mm512_cvtepi32_epi8((__m512i)q)); return; }
+#endif
+	for (int i = 0; i < VL && i < left; i++) dst[i] = (int8_t)q[i];
+}
+
 // Rounds a row to signed codes. A group with a NaN or an infinity gets a NaN scale.
 static void q_stage_row(const mc_weight *w, char *dst, const char *x, int64_t dt) {
 	int8_t *codes = (int8_t *)dst;
@@ -187,13 +195,10 @@ static void q_stage_row(const mc_weight *w, char *dst, const char *x, int64_t dt
 			vf v = fma_(vget(x, dt, lo + j, n - j), vset(inverse), magic);
 			vi q = (vi)v - (vi)magic;
 			total = total + q;
-			int8_t line[VL];
-			for (int i = 0; i < VL; i++) line[i] = (int8_t)q[i];
-			memcpy(codes + lo + j, line, imin(VL, n - j));
+			put_codes(codes + lo + j, q, n - j);
 		}
-		int32_t parts[VL], all = 0;
-		memcpy(parts, &total, sizeof total);
-		for (int i = 0; i < VL; i++) all += parts[i];
+		int32_t all = 0;
+		for (int i = 0; i < VL; i++) all += total[i];
 		scale[g] = largest / 127.0f + vsum(poison);
 		sum[g] = (float)all;
 	}

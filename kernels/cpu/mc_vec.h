@@ -84,7 +84,29 @@ INLINE float from_f16(uint16_t h) {
 	return f;
 }
 
-// Sums and maxima over lanes go in halves, a fixed order.
+// Sums and maxima over lanes go in halves, a fixed order: lane i meets lane i + VL/2, and so on.
+#if defined(MC_AVX512) || defined(MC_AVX2)
+INLINE __m128 half_of(vf v, int max) {
+#if defined(MC_AVX512)
+	__m256 h = _mm512_extractf32x8_ps((__m512)v, 1), l = _mm512_castps512_ps256((__m512)v);
+	l = max ? _mm256_max_ps(l, h) : _mm256_add_ps(l, h);
+#else
+	__m256 l = (__m256)v;
+#endif
+	__m128 q = _mm256_extractf128_ps(l, 1), p = _mm256_castps256_ps128(l);
+	return max ? _mm_max_ps(p, q) : _mm_add_ps(p, q);
+}
+INLINE float vsum(vf v) {
+	__m128 p = half_of(v, 0);
+	p = _mm_add_ps(p, _mm_movehl_ps(p, p));
+	return _mm_cvtss_f32(_mm_add_ss(p, _mm_movehdup_ps(p)));
+}
+INLINE float vmaximum(vf v) {
+	__m128 p = half_of(v, 1);
+	p = _mm_max_ps(p, _mm_movehl_ps(p, p));
+	return _mm_cvtss_f32(_mm_max_ss(p, _mm_movehdup_ps(p)));
+}
+#else
 INLINE float vsum(vf v) {
 	float a[VL];
 	vstore(a, v);
@@ -97,6 +119,7 @@ INLINE float vmaximum(vf v) {
 	for (int w = VL / 2; w > 0; w /= 2) for (int i = 0; i < w; i++) a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
 	return a[0];
 }
+#endif
 
 // Fetches a line into the cache. As asm, since gcc 12 keeps accumulators in memory in loops
 // with its own.
