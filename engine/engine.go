@@ -49,6 +49,7 @@ type Engine struct {
 
 	// Owned by the loop.
 	sched    *sched.Scheduler
+	beginner parts.Beginner // nil if the runner never begins a step early
 	live     []*request
 	taken    []*request // last contents of inbox and calls
 	called   []func()
@@ -334,6 +335,9 @@ func OpenParts(c Config, p parts.Parts) (*Engine, error) {
 			ContextTokens: p.Context, Vocabulary: p.Runner.Vocabulary(), Vision: p.Images != nil, TileTokens: p.Sched.TileTokens,
 			MaxSequences: p.Sched.MaxSequences, StepTokens: p.Sched.StepTokens, KVBlocks: p.KVBlocks, BlockTokens: p.Block,
 		},
+	}
+	if p.Sched.Ahead {
+		e.beginner, _ = p.Runner.(parts.Beginner)
 	}
 	go e.loop()
 	return e, nil

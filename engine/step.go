@@ -104,7 +104,7 @@ func (e *Engine) sweep(now time.Time) {
 
 // step plans, runs and commits one step.
 func (e *Engine) step(start time.Time) error {
-	b := e.sched.Schedule()
+	b := e.schedule()
 	if b.Empty() {
 		return fmt.Errorf("engine: step: nothing to run, %d sequences run and %d wait", e.sched.Running(), e.sched.Waiting())
 	}
@@ -129,6 +129,16 @@ func (e *Engine) step(start time.Time) error {
 	}
 	e.observe(b, now.Sub(start))
 	return nil
+}
+
+// schedule plans a step: the one that the runner has begun already, if any.
+func (e *Engine) schedule() *sched.Batch {
+	if e.beginner != nil && e.beginner.Begun() {
+		if b := e.sched.ScheduleEarly(); !b.Empty() {
+			return b
+		}
+	}
+	return e.sched.Schedule()
 }
 
 // mapRows notes which item each logits row belongs to.

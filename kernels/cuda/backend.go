@@ -46,6 +46,8 @@ type Backend struct {
 	capturing bool
 	recorded  bool // a graph exists: workspaces it may use must stay
 	graphs    map[*graph]struct{}
+	hosts     map[*hostBuffer]struct{} // and marks: what Close frees
+	marks     map[*mark]struct{}
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -58,7 +60,7 @@ func Open(opt Options) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cuda: open: %w", err)
 	}
-	b := &Backend{opt: opt, driver: drv, live: map[*buffer]struct{}{}, graphs: map[*graph]struct{}{}, slots: newSlotPool()}
+	b := &Backend{opt: opt, driver: drv, live: map[*buffer]struct{}{}, graphs: map[*graph]struct{}{}, slots: newSlotPool(), hosts: map[*hostBuffer]struct{}{}, marks: map[*mark]struct{}{}}
 	if err := locked(b.open); err != nil {
 		_ = b.Close() // the first error is the one to report
 		return nil, fmt.Errorf("cuda: open device %d: %w", opt.Device, err)
@@ -137,6 +139,12 @@ func (b *Backend) Close() error {
 		}
 		for g := range b.graphs {
 			keep(g.exec.Close())
+		}
+		for m := range b.marks {
+			keep(m.event.Close())
+		}
+		for h := range b.hosts {
+			keep(h.mem.Free())
 		}
 		for f := range b.live {
 			keep(b.ctx.Free(f.ptr))

@@ -67,8 +67,8 @@ func types(want, stored string, info kernels.Info) (act, kv kernels.DType, prec 
 // Defaults of a device.
 const (
 	cpuSequences, gpuSequences = 16, 64
-	cpuStep, gpuStep           = 512, 2048
-	cpuTiles, gpuTiles         = 2, 8
+	cpuStep, gpuStep           = 512, 4096 // a picture of 13 tiles with its question is one step on a GPU
+	cpuTiles, gpuTiles         = 2, 13
 	ageSteps                   = 2000
 	encoderBytes               = 256 << 20
 	maxTileSlots               = 256 // small models do not need that many bytes
@@ -174,6 +174,7 @@ func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Sett
 		StepTokens: c.StepTokens, MaxSequences: c.MaxSequences, MaxRows: max(c.StepTokens, c.MaxSequences), AgeSteps: ageSteps,
 		TileSlots: c.TileSlots, MaxTiles: c.MaxTiles, KeepTiles: s.EncoderBytes >= 0,
 	}
+	_, p.Sched.Ahead = b.(kernels.Async)
 	if vis != nil {
 		p.Sched.TileTokens = vis.Tokens()
 	}

@@ -35,6 +35,10 @@ type Runner interface {
 	Vocabulary() int
 }
 
+// Beginner is implemented by runners that may begin a step before it is planned: see
+// Batch.Ahead. While one is begun the engine plans with ScheduleEarly.
+type Beginner interface{ Begun() bool }
+
 // Text turns conversations and text into ids and ids into text. Its methods may
 // be called by several goroutines.
 type Text interface {

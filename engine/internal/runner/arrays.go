@@ -16,16 +16,25 @@ type arrays struct {
 	buf   kernels.Buffer
 	all   kernels.Tensor // what send uploads
 	host  []byte
-	n     int // elements used
-	start int // of the array being pushed
+	pin   kernels.HostBuffer // what host is part of; nil = ordinary memory
+	n     int                // elements used
+	start int                // of the array being pushed
 }
 
-func (a *arrays) open(b kernels.Backend, elements int) error {
+func (a *arrays) open(b kernels.Backend, async kernels.Async, elements int) error {
 	buf, err := b.Alloc(4 * int64(elements))
 	if err != nil {
 		return fmt.Errorf("step arrays: %w", err)
 	}
-	a.buf, a.host = buf, make([]byte, 4*elements)
+	a.buf = buf
+	if async == nil {
+		a.host = make([]byte, 4*elements)
+	} else {
+		if a.pin, err = async.AllocHost(4 * elements); err != nil {
+			return fmt.Errorf("step arrays: %w", err)
+		}
+		a.host = a.pin.Bytes()
+	}
 	a.all = kernels.Tensor{Buf: buf, DType: kernels.I32, Shape: []int{0}}
 	return nil
 }
@@ -33,6 +42,9 @@ func (a *arrays) open(b kernels.Backend, elements int) error {
 func (a *arrays) close() {
 	if a.buf != nil {
 		a.buf.Free()
+	}
+	if a.pin != nil {
+		a.pin.Free()
 	}
 }
 
@@ -103,11 +115,14 @@ func (a *arrays) end2(t *kernels.Tensor, width int) {
 	t.Shape[0], t.Shape[1] = (a.n-a.start)/width, width
 }
 
-func (a *arrays) send(b kernels.Backend) error {
+func (a *arrays) send(b kernels.Backend, async kernels.Async) error {
 	if a.n == 0 {
 		return nil
 	}
 	a.all.Shape[0] = a.n
+	if a.pin != nil {
+		return async.UploadAsync(a.all, a.host[:4*a.n])
+	}
 	return b.Upload(a.all, a.host[:4*a.n])
 }
 

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"slices"
 
 	"metacap/engine/internal/sched"
 	"metacap/kernels"
@@ -22,8 +23,8 @@ type graphKey struct {
 // graphEntry is a shape that was seen; graph is nil until its second step.
 type graphEntry struct{ graph kernels.Graph }
 
-// maxGraphs bounds the recordings; a server meets a few dozen shapes.
-const maxGraphs = 96
+// maxGraphs bounds the recordings; a server meets a few dozen shapes, each in two lanes.
+const maxGraphs = 128
 
 // graphBatch rounds a batch size up to one that is recorded: 1, 2, 3, 4, 6, 8, 12, 16, 24, …
 func graphBatch(n int) int {
@@ -46,57 +47,14 @@ func (r *Runner) recordable(b *sched.Batch) (graphKey, bool) {
 	return k, ok
 }
 
-// uploadPadded sends the arrays of a recordable step, padded to the shape k.
-func (r *Runner) uploadPadded(b *sched.Batch, k graphKey) error {
-	a, s, pad := &r.arrays, &r.step, k.batch-len(b.Items)
-	a.reset()
-	a.addPadded(&s.IDs, b.IDs, pad, 0)
-	a.addPadded(&s.Positions, b.Positions, pad, 0)
-	a.addPadded(&s.Slots, b.Slots, pad, -1)
-	a.begin()
-	for i := range k.batch + 1 {
-		a.push(int32(i))
-	}
-	a.end(&s.Starts)
-	a.addPadded(&s.Lens, b.Lens, pad, 0)
-	a.begin()
-	for _, x := range b.Tables {
-		a.push(x)
-	}
-	for range pad * k.width {
-		a.push(0)
-	}
-	a.end2(&s.Tables, k.width)
-	a.addPadded(&r.rows, b.LogitRows, pad, 0)
-	s.Index.Buf, s.Places.Buf = nil, nil
-	return a.send(r.b)
-}
-
-// runGraph executes a recordable step: by hand the first time, so that the
-// backend has its working memory; then it is recorded, and replayed ever after.
+// runGraph executes a recordable step, and begins the next one before it waits for
+// this one where that is likely to be of use.
 func (r *Runner) runGraph(b *sched.Batch, k graphKey, sink Sink) error {
-	if err := r.uploadPadded(b, k); err != nil {
-		return fmt.Errorf("runner: upload: %w", err)
-	}
-	if err := r.copyBlocks(b); err != nil {
-		return fmt.Errorf("runner: %w", err)
-	}
-	e := r.graphs[k]
-	var err error
-	switch {
-	case e == nil:
-		if len(r.graphs) >= maxGraphs {
-			r.dropGraphs()
-		}
-		r.graphs[k] = &graphEntry{}
-		err = r.decode(k)
-	case e.graph == nil:
-		err = r.record(e, k)
-	default:
-		err = e.graph.Launch()
-	}
+	l, err := r.decodeLane(b, k)
 	if err == nil {
-		err = r.emitGraph(b, k, sink)
+		if err = r.lookAhead(l, b); err == nil {
+			err = r.emitGraph(l, b, sink)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("runner: %w", err)
@@ -104,25 +62,75 @@ func (r *Runner) runGraph(b *sched.Batch, k graphKey, sink Sink) error {
 	return nil
 }
 
+// decodeLane is the lane in which the step runs: already, or from now on.
+func (r *Runner) decodeLane(b *sched.Batch, k graphKey) (*lane, error) {
+	if l := r.takeBegun(b); l != nil {
+		return l, nil
+	}
+	l, err := r.nextLane()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.uploadPadded(r, b, k); err != nil {
+		return nil, fmt.Errorf("upload: %w", err)
+	}
+	if err := r.copyBlocks(b); err != nil {
+		return nil, err
+	}
+	l.follow(b, k)
+	return l, r.enqueue(l, b.FullRows < len(b.Items))
+}
+
+// enqueue enqueues a lane's step: by hand the first time, so that the backend has
+// its working memory; then it is recorded, and replayed ever after.
+func (r *Runner) enqueue(l *lane, ids bool) error {
+	e := l.graphs[l.key]
+	var err error
+	switch {
+	case e == nil:
+		if len(r.lanes[0].graphs)+len(r.lanes[1].graphs) >= maxGraphs {
+			if err := r.b.Sync(); err != nil {
+				return err
+			}
+			r.dropGraphs()
+		}
+		l.graphs[l.key] = &graphEntry{}
+		err = r.decode(l)
+	case e.graph == nil:
+		err = r.record(l, e)
+	default:
+		err = e.graph.Launch()
+	}
+	if err != nil {
+		return err
+	}
+	if ids {
+		if err := r.async.DownloadAsync(l.ids.Bytes()[:4*l.key.batch], r.space.Rows(l.key.batch).ArgMax); err != nil {
+			return err
+		}
+	}
+	return l.done.Set()
+}
+
 // decode enqueues a padded step from ids to logits and argmax.
-func (r *Runner) decode(k graphKey) error {
-	s, views := &r.step, r.space.Rows(k.batch)
-	s.Views = r.space.Tokens(k.batch)
-	s.MaxRows, s.MaxLen, s.Tap = 1, k.width*kernels.BlockSize, nil
+func (r *Runner) decode(l *lane) error {
+	s, views := &l.step, r.space.Rows(l.key.batch)
+	s.Views = r.space.Tokens(l.key.batch)
+	s.MaxRows, s.MaxLen, s.Tap = 1, l.key.width*kernels.BlockSize, nil
 	if err := r.m.Decoder.Forward(s); err != nil {
 		return err
 	}
-	if err := r.m.Decoder.Logits(s.Views, r.rows, views, nil); err != nil {
+	if err := r.m.Decoder.Logits(s.Views, l.rows, views, nil); err != nil {
 		return err
 	}
 	return r.b.ArgMax(kernels.ArgMaxArgs{IDs: views.ArgMax, Logits: views.Logits})
 }
 
-func (r *Runner) record(e *graphEntry, k graphKey) error {
+func (r *Runner) record(l *lane, e *graphEntry) error {
 	if err := r.capture.BeginCapture(); err != nil {
 		return err
 	}
-	failed := r.decode(k)
+	failed := r.decode(l)
 	g, err := r.capture.EndCapture()
 	if failed != nil {
 		if err == nil {
@@ -138,8 +146,7 @@ func (r *Runner) record(e *graphEntry, k graphKey) error {
 }
 
 // emitGraph hands out the rows of a padded step.
-func (r *Runner) emitGraph(b *sched.Batch, k graphKey, sink Sink) error {
-	views := r.space.Rows(k.batch)
+func (r *Runner) emitGraph(l *lane, b *sched.Batch, sink Sink) error {
 	if n := b.FullRows; n > 0 {
 		count := n * r.m.Decoder.Dims.Vocab
 		if err := r.b.Download(bytesOf(r.logits[:count]), r.space.Rows(n).Logits); err != nil {
@@ -154,20 +161,130 @@ func (r *Runner) emitGraph(b *sched.Batch, k graphKey, sink Sink) error {
 	if b.FullRows == n {
 		return nil
 	}
-	if err := r.b.Download(r.host[:4*k.batch], views.ArgMax); err != nil {
+	if err := l.done.Wait(); err != nil {
 		return err
 	}
-	for i := range n {
-		r.ids[i] = int32(le32(r.host[4*i:]))
+	host := l.ids.Bytes()
+	for i := b.FullRows; i < n; i++ {
+		r.ids[i] = int32(le32(host[4*l.rowOf[i]:]))
+	}
+	// The next step may have begun with these ids; takeBegun compares.
+	for i := range b.Items {
+		l.tracks[l.rowOf[i]].id = r.ids[i]
 	}
 	return sink.ArgMax(b.FullRows, r.ids[b.FullRows:n])
 }
 
 func (r *Runner) dropGraphs() {
-	for _, e := range r.graphs {
-		if e.graph != nil {
-			e.graph.Free()
+	for i := range r.lanes {
+		for _, e := range r.lanes[i].graphs {
+			if e.graph != nil {
+				e.graph.Free()
+			}
+		}
+		clear(r.lanes[i].graphs)
+	}
+}
+
+// Looking ahead
+//
+// The device must not wait for the host between two decode steps. While a step runs,
+// the next one is enqueued as it will most likely be: the same sequences, a token
+// further, their ids taken on the device from the step's own argmax. If the batch that
+// the engine then plans is that step, or a part of it because sequences have ended,
+// its results are already under way. If it is not, they are ignored. That is harmless:
+//
+//   - A step writes keys and values only into the slots of its own tokens. When it is
+//     enqueued these slots belong to their sequences alone and hold nothing that is
+//     valid; whoever uses them later writes them first, later in the device's order.
+//   - Rows do not depend on each other, so rows of sequences that ended are as good as
+//     padding to the others.
+
+// track is what a lane's step computes in one row.
+type track struct {
+	id        int32 // of the row's argmax, once it is known
+	pos, slot int32 // slot -1: nothing
+}
+
+// follow notes what the step of a batch computes.
+func (l *lane) follow(b *sched.Batch, k graphKey) {
+	l.key = k
+	l.tracks, l.rowOf = l.tracks[:0], l.rowOf[:0]
+	for i := range k.batch {
+		t := track{slot: -1}
+		if i < len(b.Items) {
+			t.pos, t.slot = b.Positions[i], b.Slots[i]
+			l.rowOf = append(l.rowOf, i)
+		}
+		l.tracks = append(l.tracks, t)
+	}
+}
+
+// Begun reports whether a step was enqueued that no batch has taken yet. The engine
+// should then plan with ScheduleEarly.
+func (r *Runner) Begun() bool { return r.begun != nil }
+
+// lookAhead enqueues the step that most likely follows l's, whose batch is b.
+func (r *Runner) lookAhead(l *lane, b *sched.Batch) error {
+	if !b.Ahead || b.FullRows > 0 {
+		return nil
+	}
+	live := 0
+	for _, slot := range b.Next {
+		if slot >= 0 {
+			live++
 		}
 	}
-	clear(r.graphs)
+	if live == 0 || graphBatch(live) < l.key.batch {
+		return nil
+	}
+	n, err := r.nextLane()
+	if err != nil {
+		return err
+	}
+	n.key, n.from = l.key, l
+	n.tracks = n.tracks[:0]
+	for range l.tracks {
+		n.tracks = append(n.tracks, track{slot: -1})
+	}
+	for i, slot := range b.Next {
+		if slot >= 0 {
+			n.tracks[l.rowOf[i]] = track{pos: b.Positions[i] + 1, slot: slot}
+		}
+	}
+	if err := n.uploadAhead(r, l, b); err != nil {
+		return fmt.Errorf("upload ahead: %w", err)
+	}
+	if err := r.async.CopyAsync(n.step.IDs, r.space.Rows(n.key.batch).ArgMax); err != nil {
+		return err
+	}
+	r.begun = n
+	return r.enqueue(n, true)
+}
+
+// takeBegun returns the lane whose step is the batch's; nil if there is none. Either
+// way nothing is begun any more.
+func (r *Runner) takeBegun(b *sched.Batch) *lane {
+	l := r.begun
+	r.begun = nil
+	if l == nil || b.FullRows > 0 || len(b.Copies) > 0 || b.TableWidth > l.key.width {
+		return nil
+	}
+	l.rowOf = l.rowOf[:0]
+	j := 0
+	for i := range b.Items {
+		for n := 0; n < len(l.tracks) && l.tracks[j].slot != b.Slots[i]; n++ {
+			j = (j + 1) % len(l.tracks)
+		}
+		t := &l.tracks[j]
+		if t.slot != b.Slots[i] || t.pos != b.Positions[i] || l.from.tracks[j].id != b.IDs[i] || b.Lens[i] != t.pos+1 {
+			return nil
+		}
+		blocks := (int(b.Lens[i]) + kernels.BlockSize - 1) / kernels.BlockSize
+		if !slices.Equal(b.Tables[i*b.TableWidth:][:blocks], l.tables[j*l.key.width:][:blocks]) {
+			return nil
+		}
+		l.rowOf = append(l.rowOf, j)
+	}
+	return l
 }

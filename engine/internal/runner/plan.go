@@ -50,7 +50,7 @@ func TileSlotBytes(v model.VisionDims, dt kernels.DType) int64 {
 // is the size of the model's weights.
 func Plan(be kernels.Backend, dec model.DecoderDims, vis *model.VisionDims, weights int64, c Config) Budget {
 	b := Budget{Weights: weights, KV: int64(c.KVBlocks) * KVBlockBytes(dec, c.KVDType)}
-	b.Workspace = model.NewDecoderSpace(dec, c.DType, c.StepTokens, c.MaxRows, features(vis, c)).Bytes() + 4*int64(arrayCap(vis, c))
+	b.Workspace = model.NewDecoderSpace(dec, c.DType, c.StepTokens, c.MaxRows, features(vis, c)).Bytes() + 2*4*int64(arrayCap(vis, c))
 	if vis != nil {
 		b.Vision = model.NewVisionSpace(*vis, c.DType, c.MaxTiles).Bytes()
 		b.Encoder = int64(c.TileSlots) * TileSlotBytes(*vis, c.DType)

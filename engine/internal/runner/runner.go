@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"metacap/engine/internal/model"
@@ -35,20 +36,21 @@ type Runner struct {
 	vspace *model.VisionSpace
 
 	arena    kernels.Tensor // [slots*tokens,C]
-	arrays   arrays
-	step     model.Step
-	rows     kernels.Tensor // row indices of the step, all
-	rowsView kernels.Tensor // those of one call of Logits
-	places   kernels.Tensor // arena rows of newly encoded features
+	lanes    [2]lane
+	turn     int            // the lane last used
+	begun    *lane          // whose step no batch has taken yet
+	rowsView kernels.Tensor // row indices of one call of Logits
 	pairs    [][2]int32
-	host     []byte // ids as downloaded
+	pixels   kernels.HostBuffer // tiles on their way; nil = uploaded from where they are
+	marks    [2]kernels.Mark    // around the encoding of tiles
+	host     []byte             // ids as downloaded
 	ids      []int32
 	logits   []float32
 	timing   Timing
 	closed   bool
 
-	capture kernels.Capturer // nil if the backend cannot record
-	graphs  map[graphKey]*graphEntry
+	async   kernels.Async    // nil if the backend's calls do their work themselves
+	capture kernels.Capturer // nil if the backend cannot record; else async is there too
 }
 
 // Open allocates everything that m needs on b. The runner does not own b or m.
@@ -56,8 +58,10 @@ func Open(b kernels.Backend, m *model.Model, cfg Config) (*Runner, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	r := &Runner{b: b, m: m, cfg: cfg, graphs: map[graphKey]*graphEntry{}}
-	r.capture, _ = b.(kernels.Capturer)
+	r := &Runner{b: b, m: m, cfg: cfg}
+	if r.async, _ = b.(kernels.Async); r.async != nil {
+		r.capture, _ = b.(kernels.Capturer)
+	}
 	var vis *model.VisionDims
 	if m.Vision != nil {
 		vis = &m.Vision.Dims
@@ -87,7 +91,13 @@ func (r *Runner) alloc(vis *model.VisionDims) (err error) {
 	if err := r.space.Alloc(r.b); err != nil {
 		return err
 	}
-	if err := r.arrays.open(r.b, arrayCap(vis, c)); err != nil {
+	for i := range r.lanes {
+		if err := r.lanes[i].open(r, arrayCap(vis, c)); err != nil {
+			return err
+		}
+		r.lanes[i].step.Features = r.arena
+	}
+	if err := r.openStaging(vis); err != nil {
 		return err
 	}
 	if be, ok := r.b.(kernels.Reserver); ok {
@@ -99,10 +109,26 @@ func (r *Runner) alloc(vis *model.VisionDims) (err error) {
 	if err != nil {
 		return fmt.Errorf("KV cache of %d blocks: %w", c.KVBlocks, err)
 	}
-	r.step.KV, r.step.Features = r.kv, r.arena
+	r.lanes[0].step.KV, r.lanes[1].step.KV = r.kv, r.kv
 	r.host = make([]byte, 4*c.MaxRows)
 	r.logits = make([]float32, c.MaxRows*d.Vocab)
 	r.ids = make([]int32, c.MaxRows)
+	return nil
+}
+
+// openStaging makes what tiles pass through on their way to the device.
+func (r *Runner) openStaging(vis *model.VisionDims) (err error) {
+	if vis == nil || r.async == nil {
+		return nil
+	}
+	if r.pixels, err = r.async.AllocHost(r.cfg.MaxTiles * vis.TileBytes()); err != nil {
+		return fmt.Errorf("tiles: %w", err)
+	}
+	for i := range r.marks {
+		if r.marks[i], err = r.async.NewMark(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -126,74 +152,110 @@ func (r *Runner) RunTap(b *sched.Batch, sink Sink, tap model.Tap) error {
 		r.timing = Timing{Total: time.Since(start)}
 		return err
 	}
-	if err := r.upload(b); err != nil {
+	r.begun = nil
+	l, err := r.nextLane()
+	if err != nil {
+		return fmt.Errorf("runner: %w", err)
+	}
+	if err := l.upload(r, b); err != nil {
 		return fmt.Errorf("runner: upload: %w", err)
 	}
 	r.timing.Vision = 0
 	if len(b.Encodes) > 0 {
-		if err := r.encode(b, tap); err != nil {
+		if err := r.encode(l, b, tap); err != nil {
 			return fmt.Errorf("runner: encode %d tiles: %w", len(b.Encodes), err)
 		}
-		r.timing.Vision = time.Since(start)
 	}
 	if b.Tokens() > 0 {
-		if err := r.forward(b, sink, tap); err != nil {
+		if err := r.forward(l, b, sink, tap); err != nil {
 			return fmt.Errorf("runner: %w", err)
+		}
+	}
+	if err := r.endStep(l, b, start); err != nil {
+		return fmt.Errorf("runner: %w", err)
+	}
+	return nil
+}
+
+// endStep takes the times. A chunk in the middle of a prompt gives nothing back, so
+// there is nothing to wait for; the lane's mark tells when its arrays are free again.
+func (r *Runner) endStep(l *lane, b *sched.Batch, start time.Time) error {
+	if r.async == nil {
+		r.timing.Total = time.Since(start)
+		return nil
+	}
+	if err := l.done.Set(); err != nil {
+		return err
+	}
+	if len(b.Encodes) > 0 {
+		if err := l.done.Wait(); err != nil {
+			return err
+		}
+		var err error
+		if r.timing.Vision, err = r.marks[1].Since(r.marks[0]); err != nil {
+			return err
 		}
 	}
 	r.timing.Total = time.Since(start)
 	return nil
 }
 
-// upload sends the step's arrays to the device and makes views of them.
-func (r *Runner) upload(b *sched.Batch) error {
-	a, s := &r.arrays, &r.step
-	a.reset()
-	a.add(&s.IDs, b.IDs)
-	a.add(&s.Positions, b.Positions)
-	a.add(&s.Slots, b.Slots)
-	a.add(&s.Starts, b.Starts)
-	a.add(&s.Lens, b.Lens)
-	a.add2(&s.Tables, b.Tables, b.TableWidth)
-	a.add(&r.rows, b.LogitRows)
-	a.add(&s.Index, b.Features)
-	a.add(&s.Places, b.Places)
-	if n := len(b.Encodes); n > 0 {
-		a.begin()
-		tokens := r.m.Vision.Dims.Tokens()
-		for _, e := range b.Encodes {
-			for j := range tokens {
-				a.push(int32(e.Slot*tokens + j))
-			}
-		}
-		a.end(&r.places)
-	}
-	return a.send(r.b)
-}
-
-func (r *Runner) encode(b *sched.Batch, tap model.Tap) error {
-	n := len(b.Encodes)
-	tiles := r.vspace.Tiles(n)
-	for i, e := range b.Encodes {
+// encode computes the features of new tiles and puts them into the arena.
+func (r *Runner) encode(l *lane, b *sched.Batch, tap model.Tap) error {
+	for _, e := range b.Encodes {
 		if len(e.Pixels) != r.m.Vision.Dims.TileBytes() {
 			return fmt.Errorf("tile of %d bytes, want %d", len(e.Pixels), r.m.Vision.Dims.TileBytes())
 		}
-		if err := r.b.Upload(tiles.Slice(i, i+1), e.Pixels); err != nil {
+	}
+	start := time.Now()
+	if r.async != nil {
+		if err := r.marks[0].Set(); err != nil {
 			return err
 		}
 	}
-	features, err := r.m.Vision.Encode(r.vspace, n, tap)
+	if err := r.sendTiles(b.Encodes); err != nil {
+		return err
+	}
+	features, err := r.m.Vision.Encode(r.vspace, len(b.Encodes), tap)
 	if err != nil {
 		return err
 	}
-	if err := r.b.ScatterRows(kernels.ScatterRowsArgs{Out: r.arena, X: features, Index: r.places}); err != nil {
+	if err := r.b.ScatterRows(kernels.ScatterRowsArgs{Out: r.arena, X: features, Index: l.places}); err != nil {
 		return err
 	}
-	return r.b.Sync()
+	if r.async != nil {
+		return r.marks[1].Set() // its reading waits for the whole step
+	}
+	err = r.b.Sync()
+	r.timing.Vision = time.Since(start)
+	return err
 }
 
-func (r *Runner) forward(b *sched.Batch, sink Sink, tap model.Tap) error {
-	s := &r.step
+// sendTiles uploads the pixels of tiles. Where the device reads page-locked memory
+// by itself they are gathered there by several goroutines; a step with tiles waits
+// for its end, so the memory is free.
+func (r *Runner) sendTiles(list []sched.Encode) error {
+	tiles := r.vspace.Tiles(len(list))
+	if r.pixels == nil {
+		for i, e := range list {
+			if err := r.b.Upload(tiles.Slice(i, i+1), e.Pixels); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	size := r.m.Vision.Dims.TileBytes()
+	host := r.pixels.Bytes()[:len(list)*size]
+	var wg sync.WaitGroup
+	for i, e := range list {
+		wg.Go(func() { copy(host[i*size:(i+1)*size], e.Pixels) })
+	}
+	wg.Wait()
+	return r.async.UploadAsync(tiles, host)
+}
+
+func (r *Runner) forward(l *lane, b *sched.Batch, sink Sink, tap model.Tap) error {
+	s := &l.step
 	s.Views = r.space.Tokens(b.Tokens())
 	s.MaxRows, s.MaxLen, s.Tap = b.MaxRows, b.MaxLen, tap
 	if n := len(b.Features); n > 0 {
@@ -206,9 +268,12 @@ func (r *Runner) forward(b *sched.Batch, sink Sink, tap model.Tap) error {
 		return err
 	}
 	if len(b.LogitRows) == 0 {
-		return r.b.Sync()
+		if r.async == nil {
+			return r.b.Sync()
+		}
+		return nil
 	}
-	return r.emit(b, sink, tap)
+	return r.emit(l, b, sink, tap)
 }
 
 // copyBlocks makes the copies of blocks that the step writes into.
@@ -225,7 +290,7 @@ func (r *Runner) copyBlocks(b *sched.Batch) error {
 
 // emit computes logits a few rows at a time: whole rows first, then those of
 // which only the argmax is wanted.
-func (r *Runner) emit(b *sched.Batch, sink Sink, tap model.Tap) error {
+func (r *Runner) emit(l *lane, b *sched.Batch, sink Sink, tap model.Tap) error {
 	for lo := 0; lo < len(b.LogitRows); {
 		full := lo < b.FullRows
 		end := len(b.LogitRows)
@@ -234,10 +299,10 @@ func (r *Runner) emit(b *sched.Batch, sink Sink, tap model.Tap) error {
 		}
 		n := min(end-lo, r.cfg.MaxRows)
 		views := r.space.Rows(n)
-		r.rowsView = r.rows
+		r.rowsView = l.rows
 		r.rowsView.Offset += 4 * int64(lo)
 		r.rowsView.Shape = views.ArgMax.Shape
-		if err := r.m.Decoder.Logits(r.step.Views, r.rowsView, views, tap); err != nil {
+		if err := r.m.Decoder.Logits(l.step.Views, r.rowsView, views, tap); err != nil {
 			return err
 		}
 		var err error
@@ -282,6 +347,9 @@ func (r *Runner) Close() {
 		return
 	}
 	r.closed = true
+	if r.begun != nil {
+		_ = r.b.Sync() // a step that nobody wants; its error has no reader
+	}
 	r.dropGraphs()
 	if r.vspace != nil {
 		r.vspace.Free()
@@ -292,7 +360,17 @@ func (r *Runner) Close() {
 	if r.space != nil {
 		r.space.Free()
 	}
-	r.arrays.close()
+	for i := range r.lanes {
+		r.lanes[i].close()
+	}
+	if r.pixels != nil {
+		r.pixels.Free()
+	}
+	for _, m := range r.marks {
+		if m != nil {
+			m.Free()
+		}
+	}
 	if r.kv != nil {
 		r.kv.Free()
 	}

@@ -36,11 +36,14 @@ type Batch struct {
 	LogitRows []int32 // [R] row among T of each logits row; the first FullRows want whole rows
 	Features  []int32 // [n] slot*TileTokens+offset of an image token's feature
 	Places    []int32 // [n] its row among T
+	Next      []int32 // [B] slot of the token after the step's; -1 = no block yet, or the sequence ends before
 
 	TableWidth int
 	FullRows   int
 	MaxRows    int // largest share of tokens
 	MaxLen     int // largest context length
+	// Ahead says that the next step is likely this one's sequences again, a token further.
+	Ahead bool
 
 	Encodes []Encode
 	Copies  []kvcache.Copy
@@ -59,13 +62,14 @@ func (b *Batch) reset() {
 	b.Encodes = b.Encodes[:0]
 	b.Copies = b.Copies[:0]
 	b.PrefillTokens, b.DecodeTokens, b.DraftTokens = 0, 0, 0
+	b.Ahead = false
 }
 
 // build fills the flat arrays from Items.
 func (b *Batch) build(pool *kvcache.Pool, tileTokens int, tiles *tileCache) {
 	b.IDs, b.Positions, b.Slots = b.IDs[:0], b.Positions[:0], b.Slots[:0]
 	b.Starts, b.Lens, b.Tables = append(b.Starts[:0], 0), b.Lens[:0], b.Tables[:0]
-	b.LogitRows, b.Features, b.Places = b.LogitRows[:0], b.Features[:0], b.Places[:0]
+	b.LogitRows, b.Features, b.Places, b.Next = b.LogitRows[:0], b.Features[:0], b.Places[:0], b.Next[:0]
 	b.MaxRows, b.MaxLen, b.FullRows = 0, 0, 0
 	blocks := 1
 	for i := range b.Items {
@@ -90,6 +94,7 @@ func (b *Batch) build(pool *kvcache.Pool, tileTokens int, tiles *tileCache) {
 		for range b.TableWidth - len(t) {
 			b.Tables = append(b.Tables, 0)
 		}
+		b.Next = append(b.Next, b.Items[i].next(pool, len(t)))
 	}
 	b.addRows(true)
 	b.FullRows = len(b.LogitRows)
@@ -105,13 +110,22 @@ func (b *Batch) count(it *Item) {
 	}
 }
 
-// tableWidth rounds up so that few widths occur: 8, 16, 32, …
-func tableWidth(blocks int) int {
-	w := 8
-	for w < blocks {
-		w *= 2
+// next is the slot of the token after the step's, if it lies in the first blocks of the table.
+func (it *Item) next(pool *kvcache.Pool, blocks int) int32 {
+	end := it.Seq.computed + it.Tokens
+	if end+1 >= it.Seq.Limit || pool.BlocksFor(end+1) > blocks {
+		return -1
 	}
-	return w
+	return it.Seq.table.Slot(pool, end)
+}
+
+// tableWidth rounds up so that few widths occur and little is added: 8, 16, 24, … 64, 80, 96, …
+func tableWidth(blocks int) int {
+	unit := 8
+	for 8*unit < blocks {
+		unit *= 2
+	}
+	return (max(blocks, 1) + unit - 1) / unit * unit
 }
 
 func (b *Batch) addTokens(it *Item, pool *kvcache.Pool) {

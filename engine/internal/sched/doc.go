@@ -26,6 +26,11 @@
 // again. When only one sequence is left, any held prefix is dropped. The least
 // recently used goes first; a continuation that needs one makes it run again.
 //
+// A runner may begin a step before the one in front of it has been committed: the
+// same sequences, a token further. [Batch].Ahead says that this is likely right, and
+// [Batch].Next where those tokens go; [Scheduler.ScheduleEarly] then plans that step.
+// Who ended meanwhile is missing in it, and everything new waits for the step after.
+//
 // The pictures of a sequence are encoded tile by tile when a chunk reaches
 // them: a step encodes at most MaxTiles tiles, whose results lie in numbered
 // slots kept in least-recently-used order (the encoder cache).

@@ -19,6 +19,7 @@ type Config struct {
 	TileSlots    int // slots for encoded tiles; at least MaxTiles
 	MaxTiles     int // tiles encoded in a step
 	KeepTiles    bool
+	Ahead        bool // steps may be planned for a runner that begins the next one early
 }
 
 // Scheduler plans steps. It is used by one goroutine.
@@ -33,6 +34,8 @@ type Scheduler struct {
 	step    int64
 	batch   Batch
 	planned bool
+	settled bool  // everybody who could be admitted was, and nobody came or went since
+	early   bool  // the step being planned is one that the runner has begun
 	taken   int64 // preemptions
 	// left in the step being planned
 	tokens, rows, encodes int
@@ -128,6 +131,7 @@ func shares(a, b *Sequence, least int) bool {
 // enqueue makes q wait for room; or first for its parent, if that is not held,
 // or for the one that computes its prompt.
 func (s *Scheduler) enqueue(q *Sequence) {
+	s.settled = false
 	if l := q.lead; l != nil && l.state == Done && l.computed < l.Prompt {
 		q.lead = s.leader(q) // it ended before it was of use: one of its followers takes over
 	}
@@ -218,6 +222,7 @@ func (s *Scheduler) Remove(q *Sequence) {
 	q.table.Release(s.pool)
 	q.state = Done
 	s.orphan(q)
+	s.settled = false
 	s.wake(q)
 }
 
@@ -233,22 +238,42 @@ func (s *Scheduler) orphan(q *Sequence) {
 // Schedule plans a step. The batch is valid until the next call; it is
 // Empty when nothing can run. Commit or Remove every item's sequence, then call Finish.
 func (s *Scheduler) Schedule() *Batch {
+	s.begin()
+	s.plan(true)
+	s.plan(false)
+	s.admit()
+	s.settled = true
+	return s.finish()
+}
+
+// ScheduleEarly plans the step that the runner has begun already: the decoding
+// sequences that are left, a token each. Drafts and newcomers wait for the next one.
+func (s *Scheduler) ScheduleEarly() *Batch {
+	s.begin()
+	s.early = true
+	s.plan(true)
+	s.early = false
+	return s.finish()
+}
+
+func (s *Scheduler) begin() {
 	if s.planned {
 		panic("sched: schedule: the last step is not finished")
 	}
 	s.step++
-	b := &s.batch
-	b.reset()
+	s.batch.reset()
 	s.tokens, s.rows = s.cfg.StepTokens, s.cfg.MaxRows
 	s.encodes = s.cfg.MaxTiles
 	if s.tiles != nil {
 		s.tiles.begin()
 	}
-	s.plan(true)
-	s.plan(false)
-	s.admit()
+}
+
+func (s *Scheduler) finish() *Batch {
+	b := &s.batch
 	s.group()
 	b.build(s.pool, s.cfg.TileTokens, s.tiles)
+	b.Ahead = s.cfg.Ahead && s.settled && b.PrefillTokens+b.DraftTokens == 0 && len(b.Items) == len(s.running)
 	s.planned = !b.Empty()
 	return b
 }
@@ -300,7 +325,7 @@ func (s *Scheduler) plan(decode bool) {
 func (s *Scheduler) take(q *Sequence) bool {
 	n := min(q.missing(), s.tokens)
 	draft := 0
-	if q.missing() == 1 {
+	if q.missing() == 1 && !s.early {
 		spare := min(s.tokens, s.rows) - len(s.running) // leave one of each to everybody
 		draft = max(0, min(len(q.Draft), spare, q.Limit-len(q.Tokens)))
 	}
@@ -325,12 +350,22 @@ func (s *Scheduler) take(q *Sequence) bool {
 		}
 	}
 	n += draft
+	s.reserve(q, from+n)
 	rows := max(0, from+n-max(q.RowsFrom, from))
 	q.item = len(s.batch.Items)
 	s.batch.Items = append(s.batch.Items, Item{Seq: q, Tokens: n, Draft: draft, Rows: rows, Encoded: len(s.batch.Encodes) > encodes})
 	s.tokens -= n
 	s.rows -= rows
 	return true
+}
+
+// reserve gives a decoding sequence the block of its token at position end, if one is left over.
+func (s *Scheduler) reserve(q *Sequence, end int) {
+	if !s.cfg.Ahead || end < q.Prompt || end+1 >= q.Limit || q.table.Len() >= s.pool.BlocksFor(end+1) || s.pool.Available() <= len(s.running) {
+		return
+	}
+	// The block is a new one: there is nothing to copy.
+	s.batch.Copies, _ = q.table.Grow(s.pool, end, end+1, s.batch.Copies)
 }
 
 // rowLimit shortens a chunk so that its logits rows fit the step.
