@@ -64,7 +64,7 @@ func TestMemoryBudget(t *testing.T) {
 		return engine.OpenFS(t.Context(), files, "small", config)
 	}
 	// The driver's own share of a recording is set aside, not allocated by us.
-	const recordings = 96 << 20
+	const recordings = 128 << 20
 
 	require.Zero(t, count(sim.Allocations), "something else is alive")
 	e, err := open(16)
@@ -72,7 +72,8 @@ func TestMemoryBudget(t *testing.T) {
 	b := e.Info().Budget
 	require.Equal(t, b.Total()-recordings, count(sim.AllocatedBytes), "%s", b)
 	require.Positive(t, b.Backend-recordings, "the kernels of this shape need workspace")
-	require.Zero(t, count(sim.HostAllocations), "staging memory of the loader stays")
+	// Arrays and ids of two lanes, and pixels of tiles.
+	require.EqualValues(t, 5, count(sim.HostAllocations), "staging memory of the loader stays")
 	held := count(sim.Allocations)
 	full(t, e, 6)
 	require.Equal(t, held, count(sim.Allocations), "a step allocated device memory")

@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -101,6 +103,70 @@ func TestDifferentialSimulatedGPU(t *testing.T) {
 	want, _ := s.alone(t, open)
 	got := s.together(t, open, engine.Config{MaxSequences: 3, StepTokens: 40, KVBlocks: 20}, new(engine.Stats))
 	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+}
+
+// TestStepsBegunEarly: greedy requests of many lengths, which come and go while others
+// decode, some ended by a stop string, some cancelled. Each answer is the one it has
+// alone, and most steps began before they were planned.
+func TestStepsBegunEarly(t *testing.T) {
+	needSimulator(t)
+	files := smallModel(t)
+	open := func(c engine.Config) *engine.Engine {
+		c.Device, c.Verify, c.ContextTokens = "sim", true, 256
+		e, err := engine.OpenFS(t.Context(), files, "small", c)
+		require.NoError(t, err)
+		return e
+	}
+	var requests []engine.Request
+	for i := range 9 {
+		r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: i != 5, MaxTokens: 12 + 6*i}
+		r.Messages = []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: strings.Repeat("a b ", i) + strconv.Itoa(i)}}}}
+		requests = append(requests, r)
+	}
+	alone := open(engine.Config{DisablePrefixCache: true})
+	var want []outcome
+	for i, r := range requests {
+		r.DisableSpeculation = true
+		res, err := alone.Generate(t.Context(), r)
+		require.NoError(t, err)
+		want = append(want, outcomeOf(res))
+		if i == 4 { // ends in the middle, by what it says
+			requests[i].Stop = []string{res.Tokens[20].Text}
+			r.Stop = requests[i].Stop
+			res, err = alone.Generate(t.Context(), r)
+			require.NoError(t, err)
+			want[i] = outcomeOf(res)
+		}
+	}
+	st := alone.Stats()
+	require.NoError(t, alone.Close())
+	require.Equal(t, st.StepsBegun-1, st.StepsTaken, "one sequence alone: only the stop string is not foreseen")
+	require.Greater(t, st.StepsTaken, int64(200))
+
+	// Few blocks, so that some are preempted.
+	for _, c := range []engine.Config{{MaxSequences: 8, StepTokens: 64}, {MaxSequences: 4, StepTokens: 64, KVBlocks: 12}} {
+		e := open(c)
+		got := make([]outcome, len(requests))
+		var wg sync.WaitGroup
+		for i, r := range requests {
+			wg.Go(func() {
+				res, err := e.Generate(t.Context(), r)
+				if err != nil {
+					t.Errorf("request %d: %v", i, err)
+					return
+				}
+				got[i] = outcomeOf(res)
+			})
+		}
+		wg.Go(func() { _, _ = cancelled(t.Context(), e, requests[8], 20) })
+		wg.Wait()
+		st := e.Stats()
+		require.NoError(t, e.Close())
+		require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+		t.Logf("%d steps begun early, %d of them taken", st.StepsBegun, st.StepsTaken)
+		require.Greater(t, st.StepsTaken, int64(50))
+		require.Greater(t, st.StepsTaken, st.StepsBegun*8/10)
+	}
 }
 
 // grey is a picture without much in it.

@@ -257,7 +257,7 @@ func TestSoak(t *testing.T) {
 
 // recordedGraphs is what later recordings of steps may still take of a device: shapes
 // that first occur in the last two thirds. The simulator's take nothing that it counts.
-const recordedGraphs = 64 << 20
+const recordedGraphs = 128 << 20
 
 func soakModel(t *testing.T, s *soak, config engine.Config) func(engine.Config) *engine.Engine {
 	var files fs.FS

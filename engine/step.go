@@ -340,6 +340,7 @@ type Stats struct {
 	LookupTokens, HitTokens              int64 // prompt tokens looked up in the prefix cache, and found
 	TilesCached                          int
 	TileHits, TilesEncoded               int64
+	StepsBegun, StepsTaken               int64 // decode steps that the device began before they were planned; those that were planned then
 }
 
 // Stats returns the engine's figures, taken between two steps; zero after Close.
@@ -347,7 +348,12 @@ func (e *Engine) Stats() Stats {
 	got := make(chan Stats, 1)
 	e.do(func() {
 		k, t := e.sched.Pool().Stats(), e.sched.TileStats()
+		var begun, taken int64
+		if e.beginner != nil {
+			begun, taken = e.beginner.BegunSteps()
+		}
 		got <- Stats{
+			StepsBegun: begun, StepsTaken: taken,
 			Running: e.sched.Running(), Waiting: e.sched.Waiting(),
 			BlocksUsed: k.Used, BlocksCached: k.Cached, BlocksFree: k.Free, Evictions: k.Evictions, BlockCopies: k.Copies, Preemptions: e.sched.Preemptions(),
 			LookupTokens: k.QueryTokens, HitTokens: k.HitTokens, TilesCached: t.Full, TileHits: t.Hits, TilesEncoded: t.Encoded,

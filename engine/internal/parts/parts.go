@@ -37,7 +37,11 @@ type Runner interface {
 
 // Beginner is implemented by runners that may begin a step before it is planned: see
 // Batch.Ahead. While one is begun the engine plans with ScheduleEarly.
-type Beginner interface{ Begun() bool }
+type Beginner interface {
+	Begun() bool
+	// BegunSteps counts the steps begun early, and those of them that were planned later.
+	BegunSteps() (begun, taken int64)
+}
 
 // Text turns conversations and text into ids and ids into text. Its methods may
 // be called by several goroutines.

@@ -224,6 +224,9 @@ func (l *lane) follow(b *sched.Batch, k graphKey) {
 // should then plan with ScheduleEarly.
 func (r *Runner) Begun() bool { return r.begun != nil }
 
+// BegunSteps counts the steps enqueued early, and those of them that a batch took.
+func (r *Runner) BegunSteps() (begun, taken int64) { return r.count.begun, r.count.taken }
+
 // lookAhead enqueues the step that most likely follows l's, whose batch is b.
 func (r *Runner) lookAhead(l *lane, b *sched.Batch) error {
 	if !b.Ahead || b.FullRows > 0 {
@@ -259,6 +262,7 @@ func (r *Runner) lookAhead(l *lane, b *sched.Batch) error {
 		return err
 	}
 	r.begun = n
+	r.count.begun++
 	return r.enqueue(n, true)
 }
 
@@ -286,5 +290,6 @@ func (r *Runner) takeBegun(b *sched.Batch) *lane {
 		}
 		l.rowOf = append(l.rowOf, j)
 	}
+	r.count.taken++
 	return l
 }

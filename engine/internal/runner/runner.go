@@ -37,8 +37,9 @@ type Runner struct {
 
 	arena    kernels.Tensor // [slots*tokens,C]
 	lanes    [2]lane
-	turn     int            // the lane last used
-	begun    *lane          // whose step no batch has taken yet
+	turn     int   // the lane last used
+	begun    *lane // whose step no batch has taken yet
+	count    struct{ begun, taken int64 }
 	rowsView kernels.Tensor // row indices of one call of Logits
 	pairs    [][2]int32
 	pixels   kernels.HostBuffer // tiles on their way; nil = uploaded from where they are
