@@ -185,7 +185,7 @@ func count(short, long int) int {
 func TestDifferential(t *testing.T) {
 	open := func(c engine.Config) *engine.Engine {
 		c.Verify, c.ContextTokens = true, 256
-		e, err := fake.Open(fake.Options{Engine: c})
+		e, err := fake.Open(fake.Options{Engine: c, Ahead: c.MaxSequences%2 == 0})
 		require.NoError(t, err)
 		return e
 	}

@@ -43,6 +43,8 @@ type Options struct {
 	Tiles int
 	// StepTime makes every step last so long, to test deadlines and cancellation.
 	StepTime time.Duration
+	// Ahead makes the engine plan as for a GPU that begins the next step early.
+	Ahead bool
 	// FailStep makes the step of that number, from 1, fail as a device would; 0 = never.
 	FailStep int
 }
@@ -78,7 +80,7 @@ func Open(o Options) (*engine.Engine, error) {
 	step := max(pick(c.StepTokens, 64), sequences)
 	p := parts.Parts{
 		Text: text{}, KVBlocks: blocks, Block: BlockTokens, Context: context,
-		Sched: sched.Config{StepTokens: step, MaxSequences: sequences, MaxRows: step, AgeSteps: 64},
+		Sched: sched.Config{StepTokens: step, MaxSequences: sequences, MaxRows: step, AgeSteps: 64, Ahead: o.Ahead},
 		Close: func() error { return nil },
 	}
 	r := &runner{opt: o, kv: make([]cell, blocks*BlockTokens)}

@@ -30,6 +30,7 @@ type runner struct {
 	logits     []float32
 	ids        []int32
 	steps      int
+	begun      bool
 }
 
 func mix(z uint64) uint64 {
@@ -41,9 +42,16 @@ func mix(z uint64) uint64 {
 func (r *runner) Vocabulary() int    { return vocabulary }
 func (r *runner) Timing() run.Timing { return run.Timing{} }
 
+// Begun pretends that a step was begun whenever the batch allowed it.
+func (r *runner) Begun() bool { return r.begun }
+
+// BegunSteps is nothing: there are no such steps.
+func (r *runner) BegunSteps() (begun, taken int64) { return 0, 0 }
+
 // Run executes a step.
 func (r *runner) Run(b *sched.Batch, sink run.Sink) error {
 	r.steps++
+	r.begun = b.Ahead
 	if r.opt.StepTime > 0 {
 		time.Sleep(r.opt.StepTime)
 	}
