@@ -94,6 +94,16 @@ type Info struct {
 	BlockBytes    int64 // of all layers
 	Budget        Budget
 	Work          Work
+	Opening       Opening
+}
+
+// Opening is where the time of Open went. Device and Text run beside each other.
+type Opening struct {
+	Files     time.Duration // configuration and headers of the weights
+	Device    time.Duration // the driver's start and the kernels
+	Text      time.Duration // the tokenizer
+	Weights   time.Duration // reading and placing all weights
+	Workspace time.Duration // everything else that is allocated, the KV cache included
 }
 
 // Work is what computing costs at least, on any kernels: bytes to read and
@@ -133,11 +143,12 @@ func (b Budget) String() string {
 // Open reads the checkpoint in dir, a directory with config.json, tokenizer and
 // safetensors files in either layout of the family, and places it on a device.
 func Open(ctx context.Context, dir string, c Config) (*Engine, error) {
+	start := time.Now()
 	ck, err := loader.Open(dir)
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	e, err := open(ctx, ck, dir, nil, c)
+	e, err := open(ctx, ck, dir, nil, c, start)
 	if err != nil {
 		return nil, openError(dir, errors.Join(err, ck.Close()))
 	}
@@ -146,11 +157,12 @@ func Open(ctx context.Context, dir string, c Config) (*Engine, error) {
 
 // OpenFS is Open for a checkpoint at the root of a file system, such as an embedded one. name is for messages.
 func OpenFS(ctx context.Context, fsys fs.FS, name string, c Config) (*Engine, error) {
+	start := time.Now()
 	ck, err := loader.OpenFS(fsys, ".")
 	if err != nil {
 		return nil, openError(name, err)
 	}
-	e, err := open(ctx, ck, name, fsys, c)
+	e, err := open(ctx, ck, name, fsys, c, start)
 	if err != nil {
 		return nil, openError(name, errors.Join(err, ck.Close()))
 	}
@@ -169,12 +181,13 @@ func openError(name string, err error) error {
 	return fmt.Errorf("engine: open %s: %w", name, err)
 }
 
-// open assembles an engine. On success the engine owns ck.
-func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c Config) (*Engine, error) {
+// open assembles an engine. On success the engine owns ck. start is when its files began to be opened.
+func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c Config, start time.Time) (*Engine, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	text, b, err := openTextAndDevice(ck, fsys, name, c)
+	took := Opening{Files: time.Since(start)}
+	text, b, err := openTextAndDevice(ck, fsys, name, c, &took)
 	if err != nil {
 		return nil, err
 	}
@@ -201,19 +214,24 @@ func open(ctx context.Context, ck *loader.Checkpoint, name string, fsys fs.FS, c
 		return nil, errors.Join(err, p.Close())
 	}
 	e.info = describe(ck, name, b.Info(), a)
+	took.Weights, took.Workspace = a.WeightTime, a.WorkspaceTime
+	e.info.Opening = took
 	return e, nil
 }
 
 // openTextAndDevice opens both at once: a GPU's driver takes a third of a second to
 // start, a large tokenizer about as long to read.
-func openTextAndDevice(ck *loader.Checkpoint, fsys fs.FS, name string, c Config) (text parts.Text, b kernels.Backend, err error) {
+func openTextAndDevice(ck *loader.Checkpoint, fsys fs.FS, name string, c Config, took *Opening) (text parts.Text, b kernels.Backend, err error) {
+	start := time.Now()
 	opened := make(chan error, 1)
 	go func() {
 		var err error
 		b, err = OpenBackend(c.Device, c.Threads)
+		took.Device = time.Since(start)
 		opened <- err
 	}()
 	text, err = openText(ck, fsys, name, c.PromptStyle)
+	took.Text = time.Since(start)
 	if failed := <-opened; failed != nil {
 		return nil, nil, errors.Join(err, failed)
 	}

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -92,6 +94,7 @@ type benchRecord struct {
 	Median     float64   `json:"median"`
 	Rates      []float64 `json:"rates"`
 	FirstToken float64   `json:"first_token_seconds,omitempty"` // median, cap only
+	Start      *startRow `json:"start,omitempty"`               // startup only
 	Share      float64   `json:"share_of_limit,omitempty"`      // by the medians
 	ReadLimit  float64   `json:"read_bytes_per_second,omitempty"`
 	OpsLimit   float64   `json:"ops_per_second,omitempty"`
@@ -167,8 +170,12 @@ func (c *benchRunCmd) Run(ctx context.Context, a *app) error {
 	}
 	if len(starts) > 0 {
 		info := eng.Info()
+		token, err := firstToken(ctx, eng)
+		if err != nil {
+			return errors.Join(err, w.close())
+		}
 		eng.Close() // so that its memory does not stand in the way
-		if err := c.startups(ctx, info, starts, w); err != nil {
+		if err := c.startups(ctx, info, starts, token, w); err != nil {
 			return errors.Join(err, w.close())
 		}
 	}
@@ -301,8 +308,29 @@ func (c *benchRunCmd) record(info engine.Info, res *bench.Result) benchRecord {
 	return r
 }
 
-// startups measures how long this program takes, started anew, to a first token.
-func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []string, w *benchWriter) error {
+// startRow is where the time of a start went, in seconds: what the process says of
+// itself in the run whose time is the median.
+type startRow struct {
+	Main      float64 `json:"main"`      // from the start to the first line of the program
+	Files     float64 `json:"files"`     // configuration and headers
+	Device    float64 `json:"device"`    // driver and kernels
+	Text      float64 `json:"text"`      // tokenizer, beside the device
+	Weights   float64 `json:"weights"`   // reading and placing them
+	Workspace float64 `json:"workspace"` // other memory
+	Open      float64 `json:"open"`      // all of opening
+	First     float64 `json:"first"`     // the first token after that
+	Bytes     int64   `json:"bytes"`     // of weights on the device
+	Token     int32   `json:"token"`     // the first token of probeText
+}
+
+func (r *startRow) String() string {
+	return fmt.Sprintf("main %.3f s, files %.3f, device %.3f beside tokenizer %.3f, weights %.3f (%s at %.1f GB/s), workspace %.3f, first token %.3f",
+		r.Main, r.Files, r.Device, r.Text, r.Weights, size(r.Bytes), float64(r.Bytes)/1e9/r.Weights, r.Workspace, r.First)
+}
+
+// startups measures how long this program takes, started anew, to a first token,
+// which must be want.
+func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []string, want int32, w *benchWriter) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("startup: %w", err)
@@ -313,7 +341,7 @@ func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []st
 			return fmt.Errorf("startup: %w", err)
 		}
 		defer os.RemoveAll(dir)
-		if err := bench.WriteFiles(dir, c.files); err != nil {
+		if err := bench.WriteFiles(dir, c.files, slices.Contains(tests, coldTest)); err != nil {
 			return fmt.Errorf("startup: write the random checkpoint: %w", err)
 		}
 	}
@@ -328,14 +356,15 @@ func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []st
 				return fmt.Errorf("startup: %w", err)
 			}
 		}
-		took, err := s.Run(ctx)
+		runs, err := s.Run(ctx)
 		if err != nil {
 			return err
 		}
-		res := &bench.Result{Rates: took}
-		r := benchRecord{benchBase: c.base(info)}
-		r.Test, r.Unit = name, "s"
-		r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
+		r, err := startRecord(runs, want)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		r.benchBase, r.Test, r.Unit = c.base(info), name, "s"
 		if err := w.row(r); err != nil {
 			return err
 		}
@@ -343,24 +372,69 @@ func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []st
 	return nil
 }
 
-// probe generates a token and says how long opening took: the process that startups times.
+// startRecord sums starts up and checks that each had the weights: its token must be want.
+func startRecord(runs []bench.StartupRun, want int32) (r benchRecord, err error) {
+	rows := make([]startRow, len(runs))
+	res := &bench.Result{}
+	for i, run := range runs {
+		if err := json.Unmarshal([]byte(run.Output), &rows[i]); err != nil {
+			return r, fmt.Errorf("the new process said %q: %w", run.Output, err)
+		}
+		if rows[i].Token != want {
+			return r, fmt.Errorf("the new process chose token %d, this one %d", rows[i].Token, want)
+		}
+		res.Rates = append(res.Rates, run.Seconds)
+	}
+	r.Mean, r.Deviation, r.Median, r.Rates = res.Mean(), res.Deviation(), res.Median(), res.Rates
+	best := 0
+	for i, run := range runs {
+		if math.Abs(run.Seconds-r.Median) < math.Abs(runs[best].Seconds-r.Median) {
+			best = i
+		}
+	}
+	r.Start = &rows[best]
+	return r, nil
+}
+
+// probeText is the prompt of the start-up test.
+const probeText = "Hello"
+
+func firstToken(ctx context.Context, eng *engine.Engine) (int32, error) {
+	res, err := eng.Generate(ctx, engine.Request{
+		Messages:  []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: probeText}}}},
+		MaxTokens: 1, IgnoreEOS: true, DisableLoopGuard: true,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return res.Tokens[0].ID, nil
+}
+
+// probe generates a token and says how long everything took: the process that startups times.
 func (c *benchRunCmd) probe(ctx context.Context, a *app) error {
 	start := time.Now()
+	var row startRow
+	if text, ok := a.env(bench.StartedVariable); ok {
+		began, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s: %w", bench.StartedVariable, err)
+		}
+		row.Main = start.Sub(time.Unix(0, began)).Seconds()
+	}
 	eng, err := c.open(ctx, a, true)
 	if err != nil {
 		return err
 	}
 	defer eng.Close()
-	opened := time.Since(start)
-	_, err = eng.Generate(ctx, engine.Request{
-		Messages:  []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: "Hello"}}}},
-		MaxTokens: 1, IgnoreEOS: true, DisableLoopGuard: true,
-	})
-	if err != nil {
+	o := eng.Info().Opening
+	row.Files, row.Device, row.Text = o.Files.Seconds(), o.Device.Seconds(), o.Text.Seconds()
+	row.Weights, row.Workspace, row.Bytes = o.Weights.Seconds(), o.Workspace.Seconds(), eng.Info().WeightBytes
+	row.Open = time.Since(start).Seconds()
+	if row.Token, err = firstToken(ctx, eng); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "open %.3f s, first token %.3f s after that\n", opened.Seconds(), (time.Since(start) - opened).Seconds())
-	return err
+	row.First = time.Since(start).Seconds() - row.Open
+	return writeJSON(a.stdout, row)
 }
 
 // benchWriter writes rows in one of the formats.
@@ -370,6 +444,7 @@ type benchWriter struct {
 	tab    *tabwriter.Writer
 	csv    *csv.Writer
 	rows   []benchRecord // of json; of md one with the limits
+	notes  []string      // of md, below the table
 }
 
 func newBenchWriter(w io.Writer, format string) *benchWriter {
@@ -400,6 +475,9 @@ func (b *benchWriter) row(r benchRecord) error {
 		if r.ReadLimit > 0 { // for the line below the table
 			b.rows = append(b.rows[:0], r)
 		}
+		if r.Start != nil {
+			b.notes = append(b.notes, r.Test+": "+r.Start.String())
+		}
 		return nil
 	case "csv":
 		float := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
@@ -426,7 +504,14 @@ func (b *benchWriter) close() error {
 		if len(b.rows) == 1 {
 			r := b.rows[0]
 			_, err := fmt.Fprintf(b.w, "\nThe device was measured to read %s GB/s and to multiply matrices at %s GFLOP/s.\n", rate(r.ReadLimit/1e9), rate(r.OpsLimit/1e9))
-			return err
+			if err != nil {
+				return err
+			}
+		}
+		for _, n := range b.notes {
+			if _, err := fmt.Fprintf(b.w, "\n%s.\n", n); err != nil {
+				return err
+			}
 		}
 	case "json":
 		return writeJSON(b.w, b.rows)

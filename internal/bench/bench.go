@@ -71,6 +71,7 @@ func mean(values []float64) float64 {
 type Meter struct {
 	mu        sync.Mutex
 	sequences int // only steps with this many sequences count
+	steps     int // and of them only so many
 	tokens    int
 	time      time.Duration
 }
@@ -79,7 +80,7 @@ type Meter struct {
 func (m *Meter) Step(s engine.StepStats) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.PrefillTokens == 0 && s.DecodeTokens == m.sequences {
+	if s.PrefillTokens == 0 && s.DecodeTokens == m.sequences && m.tokens < m.steps*m.sequences {
 		m.tokens += s.DecodeTokens
 		m.time += s.Duration
 	}
@@ -88,11 +89,11 @@ func (m *Meter) Step(s engine.StepStats) {
 // Request implements engine.Observer.
 func (m *Meter) Request(engine.Usage, engine.FinishReason, error) {}
 
-// reset starts counting steps of n sequences.
-func (m *Meter) reset(n int) {
+// reset starts counting steps of n sequences, the first so many.
+func (m *Meter) reset(n, steps int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sequences, m.tokens, m.time = n, 0, 0
+	m.sequences, m.steps, m.tokens, m.time = n, steps, 0, 0
 }
 
 func (m *Meter) read() (tokens int, spent time.Duration) {
@@ -122,7 +123,7 @@ func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions in
 				return nil, fmt.Errorf("bench: %s: %w", t, err)
 			}
 		}
-		m.reset(t.Batch)
+		m.reset(t.Batch, t.Tokens)
 		start := time.Now()
 		results, err := together(ctx, e, requests)
 		wall := time.Since(start)
@@ -132,7 +133,9 @@ func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions in
 		if i == 0 {
 			continue
 		}
-		out.add(t, m, results, wall)
+		if err := out.add(t, m, results, wall); err != nil {
+			return nil, fmt.Errorf("bench: %s: %w", t, err)
+		}
 	}
 	return out, nil
 }
@@ -170,7 +173,7 @@ func runDeep(ctx context.Context, e *engine.Engine, t Test, repetitions int) (*R
 const deepClosing = 6
 
 // add computes a repetition's rate.
-func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Duration) {
+func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Duration) error {
 	var count float64
 	spent := wall
 	r.Prompt, r.Tiles = results[0].Usage.PromptTokens, results[0].Usage.TilesEncoded
@@ -182,7 +185,7 @@ func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Durat
 		}
 		r.Rates = append(r.Rates, worst.Seconds()*1e3)
 		r.Seconds = append(r.Seconds, worst.Seconds())
-		return
+		return nil
 	case Prefill:
 		for _, res := range results {
 			count += float64(res.Usage.PromptTokens)
@@ -192,6 +195,9 @@ func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Durat
 		}
 	case Decode:
 		tokens, time := m.read()
+		if want := t.Tokens * t.Batch; tokens < want {
+			return fmt.Errorf("%d sequences decoded %d tokens all together, want %d", t.Batch, tokens, want)
+		}
 		count, spent = float64(tokens), time
 	case Vision:
 		for _, res := range results {
@@ -208,6 +214,7 @@ func (r *Result) add(t Test, m *Meter, results []*engine.Result, wall time.Durat
 	}
 	r.Rates = append(r.Rates, count/spent.Seconds())
 	r.Seconds = append(r.Seconds, spent.Seconds())
+	return nil
 }
 
 // together runs requests at once.
@@ -230,7 +237,7 @@ func request(ctx context.Context, e *engine.Engine, t Test, seed int) (engine.Re
 		r.MaxTokens = 1
 		r.Messages, err = prompt(ctx, e, t.Tokens)
 	case Decode:
-		r.MaxTokens = t.Tokens + 1 // the first comes from the prefill
+		r.MaxTokens = t.Tokens + 1 + headStart(t, e.Info().StepTokens) // the first comes from the prefill
 		r.Messages, err = prompt(ctx, e, t.Depth)
 	case Vision:
 		r.MaxTokens = 1
@@ -243,6 +250,16 @@ func request(ctx context.Context, e *engine.Engine, t Test, seed int) (engine.Re
 		r.Messages, err = picture(t.Width, t.Height, seed)
 	}
 	return r, err
+}
+
+// headStart is how many tokens the first sequence of a decode test may get before the
+// last one's prompt is computed. So many more are asked for, and those at the end left
+// out, so that all decode together for as long as the test says.
+func headStart(t Test, step int) int {
+	if t.Batch == 1 {
+		return 0
+	}
+	return t.Batch*t.Depth/max(step-t.Batch, 1) + t.Batch + 2
 }
 
 // prompt is a conversation of exactly n tokens.

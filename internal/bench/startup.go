@@ -9,8 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Startup is how a program is started and timed.
@@ -22,10 +26,16 @@ type Startup struct {
 	Repetitions int
 }
 
-// Run starts the program and takes the seconds from then to the first byte that it
+// StartupRun is one start.
+type StartupRun struct {
+	Seconds float64 // from the start to the first byte of output
+	Output  string  // all of it
+}
+
+// Run starts the program and takes the time from then to the first byte that it
 // writes to its output: once unmeasured, then the repetitions.
-func (s *Startup) Run(ctx context.Context) ([]float64, error) {
-	var took []float64
+func (s *Startup) Run(ctx context.Context) ([]StartupRun, error) {
+	var took []StartupRun
 	for i := range s.Repetitions + 1 {
 		for _, file := range s.Cold {
 			if err := dropCached(file); err != nil {
@@ -37,35 +47,44 @@ func (s *Startup) Run(ctx context.Context) ([]float64, error) {
 			return nil, fmt.Errorf("bench: startup: %s %s: %w", s.Program, strings.Join(s.Args, " "), err)
 		}
 		if i > 0 {
-			took = append(took, t.Seconds())
+			took = append(took, t)
 		}
 	}
 	return took, nil
 }
 
-func (s *Startup) once(ctx context.Context) (time.Duration, error) {
+func (s *Startup) once(ctx context.Context) (run StartupRun, err error) {
 	cmd := exec.CommandContext(ctx, s.Program, s.Args...)
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, err
+		return run, err
 	}
 	start := time.Now()
+	// The program may say what it knows of its own start.
+	cmd.Env = append(os.Environ(), StartedVariable+"="+strconv.FormatInt(start.UnixNano(), 10))
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return run, err
 	}
-	_, err = out.Read(make([]byte, 1))
-	took := time.Since(start)
-	_, rest := io.Copy(io.Discard, out)
+	first := make([]byte, 1)
+	n, err := out.Read(first)
+	run.Seconds = time.Since(start).Seconds()
+	all, rest := io.ReadAll(out)
+	run.Output = string(first[:n]) + string(all)
 	if err := errors.Join(err, rest, cmd.Wait()); err != nil {
-		return 0, fmt.Errorf("%w: %s", err, strings.TrimSpace(errs.String()))
+		return run, fmt.Errorf("%w: %s", err, strings.TrimSpace(errs.String()))
 	}
-	return took, nil
+	return run, nil
 }
 
-// WriteFiles copies every file of fsys into dir and forces them to disk.
-func WriteFiles(dir string, fsys fs.FS) error {
+// StartedVariable names the environment variable in which a program finds when it
+// was started, in nanoseconds since 1970.
+const StartedVariable = "METACAP_BENCH_STARTED"
+
+// WriteFiles copies every file of fsys into dir, large ones by several goroutines, and
+// forces them to disk if sync is set.
+func WriteFiles(dir string, fsys fs.FS, sync bool) error {
 	return fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -79,9 +98,35 @@ func WriteFiles(dir string, fsys fs.FS) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(out, in)
-		return errors.Join(err, out.Sync(), out.Close())
+		if err = copyFile(out, in); err == nil && sync {
+			err = out.Sync()
+		}
+		return errors.Join(err, out.Close())
 	})
+}
+
+// piece is what a goroutine copies at a time, in bytes.
+const piece = 64 << 20
+
+func copyFile(out *os.File, in fs.File) error {
+	at, ok := in.(io.ReaderAt)
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		_, err := io.Copy(out, in)
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for lo := int64(0); lo < info.Size(); lo += piece {
+		group.Go(func() error {
+			_, err := io.Copy(io.NewOffsetWriter(out, lo), io.NewSectionReader(at, lo, piece))
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 // CheckpointFiles lists the files of a checkpoint's folder.

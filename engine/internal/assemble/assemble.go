@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"metacap/engine/internal/model"
 	"metacap/engine/internal/runner"
@@ -38,6 +39,8 @@ type Parts struct {
 	Context   int
 	Limit     int64 // memory the engine may use
 	Precision string
+
+	WeightTime, WorkspaceTime time.Duration // of Build
 }
 
 // Free gives the device memory back.
@@ -155,10 +158,12 @@ func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Sett
 		return nil, err
 	}
 	p := &Parts{Limit: l.limit}
+	start := time.Now()
 	p.Model, err = model.Load(ctx, ck, b, model.Options{DType: l.config.DType, Precision: l.precision, Workers: s.Workers})
 	if err != nil {
 		return nil, err
 	}
+	p.WeightTime = time.Since(start)
 	// What the weights really took, padding included.
 	if err := l.fit(b, s, p.Model.Bytes); err != nil {
 		p.Model.Free()
@@ -169,6 +174,7 @@ func Build(ctx context.Context, ck *loader.Checkpoint, b kernels.Backend, s Sett
 		p.Model.Free()
 		return nil, err
 	}
+	p.WorkspaceTime = time.Since(start) - p.WeightTime
 	p.KVBlocks, p.Context = c.KVBlocks, min(c.Context, c.KVBlocks*kernels.BlockSize)
 	p.Sched = sched.Config{
 		StepTokens: c.StepTokens, MaxSequences: c.MaxSequences, MaxRows: max(c.StepTokens, c.MaxSequences), AgeSteps: ageSteps,
