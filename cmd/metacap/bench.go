@@ -27,6 +27,8 @@ import (
 type benchCmd struct {
 	Run      benchRunCmd      `cmd:"" default:"withargs" help:"Measure prefill, decode, vision, whole captions, start-up; what bench means without a word after it."`
 	Share    benchShareCmd    `cmd:"" help:"Measure several agents on one picture, with and without sharing it."`
+	Capflow  benchFlowCmd     `cmd:"" help:"Measure what a caption takes in each mode of CapFlow."`
+	Job      benchJobCmd      `cmd:"" help:"Measure a captioning job against the engine alone."`
 	ServeSim benchServeSimCmd `cmd:"" help:"Measure latencies under a simulated load, as serving benchmarks do."`
 }
 
@@ -35,6 +37,8 @@ func (*benchCmd) examples() string {
   metacap bench                                    the embedded model; same as metacap bench run
   metacap bench pp512 tg64 vit13                   these tests; metacap help bench run says which there are
   metacap bench share                              7 agents on one picture, metacap help bench share
+  metacap bench capflow                            all modes of CapFlow, metacap help bench capflow
+  metacap bench job                                a folder of pictures, metacap help bench job
   metacap bench serve-sim                          a simulated load, metacap help bench serve-sim
 `
 }
@@ -61,6 +65,7 @@ type benchRunCmd struct {
 	Limits      bool   `default:"true" negatable:"" help:"Measure first how fast the device reads and multiplies, a second or two, and give each result's share of that."`
 	Dir         string `placeholder:"DIR" help:"Where startup with --random-weights writes its checkpoint, which it removes; default: the folder for temporary files."`
 	Probe       bool   `hidden:"" help:"Open the model, generate a token, say so: what startup runs."`
+	Started     int64  `hidden:"" help:"When the process was started, in nanoseconds since 1970."`
 
 	benchModel
 }
@@ -350,7 +355,7 @@ func (c *benchRunCmd) startups(ctx context.Context, info engine.Info, tests []st
 		args = append(args, "-m", dir)
 	}
 	for _, name := range tests {
-		s := bench.Startup{Program: self, Args: args, Repetitions: c.Repetitions}
+		s := bench.Startup{Program: self, Args: args, Started: "--started", Repetitions: c.Repetitions}
 		if name == coldTest {
 			if s.Cold, err = bench.CheckpointFiles(dir); err != nil {
 				return fmt.Errorf("startup: %w", err)
@@ -414,12 +419,8 @@ func firstToken(ctx context.Context, eng *engine.Engine) (int32, error) {
 func (c *benchRunCmd) probe(ctx context.Context, a *app) error {
 	start := time.Now()
 	var row startRow
-	if text, ok := a.env(bench.StartedVariable); ok {
-		began, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return fmt.Errorf("%s: %w", bench.StartedVariable, err)
-		}
-		row.Main = start.Sub(time.Unix(0, began)).Seconds()
+	if c.Started > 0 {
+		row.Main = start.Sub(time.Unix(0, c.Started)).Seconds()
 	}
 	eng, err := c.open(ctx, a, true)
 	if err != nil {

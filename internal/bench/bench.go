@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/jpeg"
 	"math"
 	"slices"
@@ -300,16 +301,16 @@ func exactly(ctx context.Context, e *engine.Engine, n int, messages []engine.Mes
 
 // tiles is a conversation with a picture that becomes n tiles.
 func tiles(e *engine.Engine, n, seed int) ([]engine.Message, error) {
-	im, err := strip(e, n, seed)
+	im, err := Strip(e, n, seed)
 	if err != nil {
 		return nil, err
 	}
 	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: im}, {Text: "a"}}}}, nil
 }
 
-// strip is a picture that becomes n tiles: a row of n-1 and the thumbnail.
+// Strip is a picture that becomes n tiles: a row of n-1 and the thumbnail.
 // Pictures of different seeds have no tile in common.
-func strip(e *engine.Engine, n, seed int) (*engine.Image, error) {
+func Strip(e *engine.Engine, n, seed int) (*engine.Image, error) {
 	size := e.Info().TileSize
 	if size == 0 {
 		return nil, engine.ErrNoVision
@@ -329,7 +330,7 @@ func strip(e *engine.Engine, n, seed int) (*engine.Image, error) {
 
 // picture is a conversation with a JPEG of the given size.
 func picture(width, height, seed int) ([]engine.Message, error) {
-	data, err := photo(width, height, seed)
+	data, err := Photo(width, height, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -337,13 +338,28 @@ func picture(width, height, seed int) ([]engine.Message, error) {
 	return []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &im}, {Text: "Please describe the image in detail."}}}}, nil
 }
 
-// photo is the JPEG of a drawing.
-func photo(width, height, seed int) ([]byte, error) {
+// Photo is the JPEG of a drawing. Drawings of seeds below 1<<14 differ in every pixel.
+func Photo(width, height, seed int) ([]byte, error) {
 	var data bytes.Buffer
 	if err := jpeg.Encode(&data, drawing(width, height, seed), &jpeg.Options{Quality: 90}); err != nil {
 		return nil, err
 	}
 	return data.Bytes(), nil
+}
+
+// Tinted is a picture like a JPEG, but for a little of one colour in every pixel.
+func Tinted(data []byte, tint int) (image.Image, error) {
+	src, err := jpeg.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	out := image.NewRGBA(src.Bounds())
+	draw.Draw(out, out.Bounds(), src, src.Bounds().Min, draw.Src)
+	for i := 0; i < len(out.Pix); i += 4 {
+		out.Pix[i+1] += byte(tint)
+		out.Pix[i+2] += byte(tint >> 8)
+	}
+	return out, nil
 }
 
 // drawing is a picture with smooth and busy regions. Drawings of seeds below

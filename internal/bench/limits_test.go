@@ -113,7 +113,7 @@ func TestMeasureLimits(t *testing.T) {
 
 func TestDropCached(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, WriteFiles(dir, fstest.MapFS{"weights": {Data: make([]byte, 1<<20)}, "config.json": {Data: []byte("{}")}}))
+	require.NoError(t, WriteFiles(dir, fstest.MapFS{"weights": {Data: make([]byte, 1<<20)}, "config.json": {Data: []byte("{}")}}, true))
 	files, err := CheckpointFiles(dir)
 	require.NoError(t, err)
 	require.Equal(t, []string{filepath.Join(dir, "config.json"), filepath.Join(dir, "weights")}, files)

@@ -147,7 +147,7 @@ func (s Share) pictures(e *engine.Engine, m ShareMode, seed int) ([]*engine.Imag
 	}
 	list := make([]*engine.Image, n)
 	for i := range list {
-		im, err := strip(e, s.Tiles, seed+i)
+		im, err := Strip(e, s.Tiles, seed+i)
 		if err != nil {
 			return nil, err
 		}

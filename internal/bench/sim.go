@@ -76,7 +76,7 @@ func drawAll(plan []Arrival) (map[drawn][]byte, error) {
 		if a.Width == 0 || list[a.drawn()] != nil {
 			continue
 		}
-		data, err := photo(a.Width, a.Height, a.Picture)
+		data, err := Photo(a.Width, a.Height, a.Picture)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +152,7 @@ func (s *simulator) warm(ctx context.Context) error {
 	a.Tokens, a.Picture = min(a.Tokens, 8), maxPictures-1
 	r := s.request(&a)
 	if a.Width > 0 {
-		data, err := photo(a.Width, a.Height, a.Picture)
+		data, err := Photo(a.Width, a.Height, a.Picture)
 		if err != nil {
 			return err
 		}

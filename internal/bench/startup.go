@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ import (
 type Startup struct {
 	Program string
 	Args    []string
+	// Started is a flag that tells the program when it was started, in nanoseconds
+	// since 1970: "--started=" is added with the time. Empty = none.
+	Started string
 	// Cold lists files that are put out of the page cache before every run.
 	Cold        []string
 	Repetitions int
@@ -54,16 +58,18 @@ func (s *Startup) Run(ctx context.Context) ([]StartupRun, error) {
 }
 
 func (s *Startup) once(ctx context.Context) (run StartupRun, err error) {
-	cmd := exec.CommandContext(ctx, s.Program, s.Args...)
+	start := time.Now()
+	args := slices.Clone(s.Args)
+	if s.Started != "" {
+		args = append(args, s.Started+"="+strconv.FormatInt(start.UnixNano(), 10))
+	}
+	cmd := exec.CommandContext(ctx, s.Program, args...)
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return run, err
 	}
-	start := time.Now()
-	// The program may say what it knows of its own start.
-	cmd.Env = append(os.Environ(), StartedVariable+"="+strconv.FormatInt(start.UnixNano(), 10))
 	if err := cmd.Start(); err != nil {
 		return run, err
 	}
@@ -77,10 +83,6 @@ func (s *Startup) once(ctx context.Context) (run StartupRun, err error) {
 	}
 	return run, nil
 }
-
-// StartedVariable names the environment variable in which a program finds when it
-// was started, in nanoseconds since 1970.
-const StartedVariable = "METACAP_BENCH_STARTED"
 
 // WriteFiles copies every file of fsys into dir, large ones by several goroutines, and
 // forces them to disk if sync is set.
