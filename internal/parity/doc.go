@@ -24,5 +24,7 @@
 // reference's margin (best logit minus second) exceeds 2e-3; after the first
 // difference at a smaller margin the reference's ids are fed. A bfloat16 run must
 // stay within twice the difference that the reference's own bfloat16 run has from
-// its float32 run, in logits and in the projector's output.
+// its float32 run, in logits and in the projector's output. Sums of a model of the
+// true size are longer, so its golden says how far two float32 runs of the reference
+// are apart (key f32 of a prompt); a float32 run may be ten times as far, if that is more.
 package parity

@@ -56,7 +56,7 @@ func (r *runner) greedy(ctx context.Context, g *golden, c Check, m *trace.Model,
 func parting(steps []trace.Step, p *prompt) (at int, tie bool) {
 	for t, want := range p.Greedy.IDs {
 		if t >= len(steps) || steps[t].ID != want {
-			return t, t < len(steps) && p.Greedy.Margin[t] <= marginMin
+			return t, t < len(steps) && p.Greedy.Margin[t] <= p.marginMin()
 		}
 	}
 	return len(p.Greedy.IDs), false
@@ -86,7 +86,7 @@ func (r *runner) forced(ctx context.Context, c Check, m *trace.Model, prompts []
 		c.Item = p.ID
 		at := len(p.Greedy.IDs)
 		for t, want := range p.Greedy.IDs {
-			if steps[k][t].ID != want && p.Greedy.Margin[t] > marginMin {
+			if steps[k][t].ID != want && p.Greedy.Margin[t] > p.marginMin() {
 				at = t
 				break
 			}
@@ -104,7 +104,7 @@ func (r *runner) steps(c Check, p *prompt, steps []trace.Step, at int, note stri
 		c.Detail = fmt.Sprintf("token %d: got %d, want %d (margin %.3g)", at, steps[at].ID, p.Greedy.IDs[at], p.Greedy.Margin[at])
 	}
 	r.check(c)
-	c.Stage, c.Count, c.Measured, c.Allowed, c.Detail = "logprobs", 0, 0, logitsMax, ""
+	c.Stage, c.Count, c.Measured, c.Allowed, c.Detail = "logprobs", 0, 0, p.logitsMax(), ""
 	for t := range at {
 		for k, id := range p.Greedy.TopIDs[t] {
 			got, ok := topLogProb(steps[t], id)

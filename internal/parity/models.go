@@ -23,6 +23,9 @@ const (
 	marginMin = 2e-3 // below, the reference's own choice is a matter of rounding
 	// bf16Factor bounds a bfloat16 run by the reference's own bfloat16 run.
 	bf16Factor = 2
+	// f32Factor bounds a float32 run of a large model by two float32 runs of the
+	// reference's own, where the golden has them.
+	f32Factor = 10
 )
 
 // goldenFile is goldens/NAME.json.
@@ -54,7 +57,22 @@ type prompt struct {
 		MaxLogitDiff  float64 `json:"max_abs_logit_diff"`
 		MaxVisionDiff float64 `json:"max_abs_vision_diff"`
 	}
+	F32 *struct {
+		MaxLogitDiff float64 `json:"max_abs_logit_diff"`
+		MaxStageDiff float64 `json:"max_rel_stage_diff"`
+	}
 }
+
+// logitsMax bounds logits and log-probabilities of a float32 run.
+func (p *prompt) logitsMax() float64 {
+	if p.F32 == nil {
+		return logitsMax
+	}
+	return max(logitsMax, f32Factor*p.F32.MaxLogitDiff)
+}
+
+// marginMin is the margin below which the reference's own choice is a matter of rounding.
+func (p *prompt) marginMin() float64 { return marginMin / logitsMax * p.logitsMax() }
 
 // validate checks that the lists of a prompt fit together.
 func (p *prompt) validate() error {
@@ -361,9 +379,13 @@ func stageGroup(stage string) (string, bool) {
 func bounds(mode, group string, p *prompt) (bound float64, relative, ok bool) {
 	if mode == "f32" {
 		if group == "logits" {
-			return logitsMax, false, true
+			return p.logitsMax(), false, true
 		}
-		return hiddenMax, true, true
+		stages := float64(hiddenMax)
+		if p.F32 != nil {
+			stages = max(stages, f32Factor*p.F32.MaxStageDiff)
+		}
+		return stages, true, true
 	}
 	switch {
 	case p.BF16 == nil:
