@@ -29,6 +29,7 @@ type benchCmd struct {
 	Share    benchShareCmd    `cmd:"" help:"Measure several agents on one picture, with and without sharing it."`
 	Capflow  benchFlowCmd     `cmd:"" help:"Measure what a caption takes in each mode of CapFlow."`
 	Job      benchJobCmd      `cmd:"" help:"Measure a captioning job against the engine alone."`
+	Same     benchSameCmd     `cmd:"" help:"Compare greedy answers of two devices."`
 	ServeSim benchServeSimCmd `cmd:"" help:"Measure latencies under a simulated load, as serving benchmarks do."`
 }
 

@@ -8,7 +8,7 @@
 What is not given is left out and said so in the table. Every part runs alone on the card, one after the other. Results
 are written after each part. --device cpu --shape tiny tries all of it without a GPU.
 """
-import argparse, glob, hashlib, json, os, re, statistics, subprocess, sys, time
+import argparse, glob, hashlib, json, os, re, statistics, subprocess, sys, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # test, what is shown, unit, must, aim: of one H100 at the 8B shape. Lower is better for times.
@@ -61,6 +61,18 @@ class Table:
         with open(o.metacap, "rb") as f:
             self.doc["binary_sha256"] = hashlib.sha256(f.read()).hexdigest()
 
+    def base(self):
+        name = (self.doc["card_before"].get("name") or self.o.device).lower().replace("nvidia ", "")
+        return os.path.join(self.o.out, "cuda-bench-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-"))
+
+    def resume(self):
+        try:
+            with open(self.base() + ".json") as f:
+                self.doc = json.load(f)
+        except OSError as e:
+            self.doc["left_out"].append(f"metacap: {e}")
+        self.doc["left_out"] = [t for t in self.doc["left_out"] if not t.startswith("torch, transformers")]
+
     def part(self, name, call):
         try:
             call()
@@ -71,13 +83,19 @@ class Table:
 
     def ours(self):
         tests = [r[0] for r in self.rows]
-        code, out = run([self.o.metacap, "bench", "--random-weights", self.o.shape, "--device", self.o.device, "-r", str(self.o.reps), "-o", "jsonl"]
-                        + (["--dir", self.o.tmp] if self.o.tmp else []) + tests, self.o.seconds)
-        for line in out.splitlines():
+        weights = ["-m", self.o.model] if self.o.model else ["--random-weights", self.o.shape] + (["--dir", self.o.tmp] if self.o.tmp else [])
+        command = [self.o.metacap, "bench"] + weights + ["--device", self.o.device, "-r", str(self.o.reps), "-o", "jsonl"] + tests
+        print("+", " ".join(command), file=sys.stderr, flush=True)
+        p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        watch = threading.Timer(self.o.seconds, p.kill)
+        watch.start()
+        for line in p.stdout:  # as they come: a test that fails or hangs takes no other with it
             r = json.loads(line)
             self.doc["metacap"][r["test"]] = r
-        if code != 0:
-            raise ValueError(f"exit status {code}; the tests before it are in the table")
+            self.write()
+        watch.cancel()
+        if p.wait() != 0:
+            raise ValueError(f"exit status {p.returncode}; the tests before it are in the table")
 
     def torch(self):
         code, out = run([self.o.peers, os.path.join(HERE, "peers.py"), "--device", self.o.device, "--shape", self.o.shape, "--seconds", str(self.o.peer_seconds)], self.o.seconds)
@@ -139,14 +157,17 @@ class Table:
             out.append(f"| {what} (`{test}`) | {mine} | {share} | " + "".join((cell(theirs[p]) if p in theirs else "") + " | " for p in peers)
                        + f"{ratio} | {verdict} | {aim or ''} |")
         out.append("")
+        start = d["metacap"].get("startup", {}).get("start")
+        if start:
+            out += [f"The start: main {start['main']:.3f} s, files {start['files']:.3f}, device {start['device']:.3f} beside tokenizer {start['text']:.3f}, weights "
+                    f"{start['weights']:.3f} ({start['bytes'] / 1e9 / start['weights']:.1f} GB/s), workspace {start['workspace']:.3f}, first token {start['first']:.3f}.", ""]
         if d["left_out"]:
             out += ["Left out:", ""] + ["- " + t for t in d["left_out"]] + [""]
         out += ["`make bench-cuda` makes this page; every sample is in the JSON file beside it.", ""]
         return "\n".join(out)
 
     def write(self):
-        name = (self.doc["card_before"].get("name") or self.o.device).lower().replace("nvidia ", "")
-        base = os.path.join(self.o.out, "cuda-bench-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-"))
+        base = self.base()
         os.makedirs(self.o.out, exist_ok=True)
         for end, text in ((".json", json.dumps(self.doc, indent=1) + "\n"), (".md", self.lines())):
             with open(base + end + ".part", "w") as f:
@@ -161,25 +182,30 @@ def main():
     a.add_argument("--device", default="cuda")
     a.add_argument("--shape", default="8b", choices=sorted(ROWS))
     a.add_argument("--reps", type=int, default=5)
+    a.add_argument("--model", default="", help="folder of a checkpoint of the shape; empty = random weights made for this run")
     a.add_argument("--peers", default="")
     a.add_argument("--llama", default="")
     a.add_argument("--tmp", default="", help="where the start-up test puts its checkpoint (17 GB at the 8B shape)")
+    a.add_argument("--only-peers", action="store_true", help="add the peers to the table that an earlier run left in --out")
     a.add_argument("--seconds", type=float, default=600, help="limit of a part")
     a.add_argument("--peer-seconds", type=float, default=240, help="no test of peers.py begins later")
     o = a.parse_args()
     t = Table(o)
-    t.part("metacap", t.ours)
+    if o.only_peers:
+        t.resume()
+    else:
+        t.part("metacap", t.ours)
     if o.peers:
         t.part("torch, transformers", t.torch)
     else:
         t.doc["left_out"].append("torch, transformers: no interpreter was given (PEERS)")
     if o.llama:
         t.part("llama.cpp", t.llama)
-    else:
+    elif not o.only_peers:
         t.doc["left_out"].append("llama.cpp: no build was given (LLAMA)")
     t.write()
     print(t.lines())
-    sys.exit(0 if all(r[0] in t.doc["metacap"] for r in t.rows) else 1)
+    sys.exit(0 if o.only_peers or all(r[0] in t.doc["metacap"] for r in t.rows) else 1)
 
 
 main()
