@@ -40,8 +40,8 @@ sanitizer: $(SANITIZER_DIR)/compute-sanitizer ## fetch NVIDIA's compute-sanitize
 test-openai: ## CapFlow over OpenAI's protocol, against the types of the official Go client (a module of its own)
 	cd tools/openai && $(GO) vet ./... && $(GO) test ./...
 
-test-cuda: cuda-kit ## on a GPU: conformance, parity, compute-sanitizer (if there: make sanitizer) and a soak; verdicts to docs/results
-	tools/benchcuda/device.sh build/device-results facts conformance parity sanitize soak
+test-cuda: cuda-kit ## on a GPU: conformance, parity, compute-sanitizer (or make sanitizer) and a soak; verdicts to docs/results
+	DEADLINE=3600 tools/benchcuda/device.sh build/device-results facts checks sanitize soak
 	cp build/device-results/cuda-conformance-*.json build/device-results/soak-cuda.json docs/results/
 
 PEERS ?=

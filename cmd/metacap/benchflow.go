@@ -123,9 +123,11 @@ func (c *benchFlowCmd) measureMode(ctx context.Context, eng *engine.Engine, mode
 	if err != nil {
 		return row, err
 	}
+	m.share = min(c.Share, 0.02)
 	if _, err := c.captionAll(ctx, flow, 1, seed); err != nil {
 		return row, err
 	}
+	m.share = c.Share
 	m.spent.reset()
 	began := time.Now()
 	records, err := c.captionAll(ctx, flow, c.Pictures, seed)
@@ -136,6 +138,9 @@ func (c *benchFlowCmd) measureMode(ctx context.Context, eng *engine.Engine, mode
 	row.Seconds = time.Since(began).Seconds() / n
 	row.Prefill, row.Cached, row.Decode = float64(m.spent.prompt.Load()-m.spent.cached.Load())/n, float64(m.spent.cached.Load())/n, float64(m.spent.output.Load())/n
 	row.Tiles, row.Asked, row.Closed = float64(m.spent.tiles.Load())/n, float64(m.spent.answers.Load())/n, float64(m.spent.closed.Load())/n
+	if alone {
+		row.Cached = 0 // a call's own prefix, counted again
+	}
 	for _, r := range records {
 		if r.Status == capflow.Failed {
 			return row, fmt.Errorf("a record failed: %s", *r.Error)

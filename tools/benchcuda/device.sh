@@ -1,16 +1,18 @@
 #!/bin/bash
 # device.sh OUT [STAGE...] - everything that a GPU can prove, in nine minutes, most valuable first.
 #
-# Stages, in the order in which they run without any named: facts checks bench share peers parity flow job sanitize soak kernels.
+# Stages, in the order in which they run without any named: facts checks bench share peers proof flow job soak kernels.
 #   facts     the card, its clocks, the processor
-#   checks    conformance suite, same bits in all kernels, fixture models; the checkpoint of the true shape is written meanwhile
+#   checks    conformance suite, same bits in all kernels, fixture models, the embedded model against the CPU; the checkpoint of
+#             the true shape is written meanwhile
 #   bench     the table of bench.py, start-up included
 #   share     eight agents on one picture of 13 tiles
 #   peers     torch and transformers on the same card (PEERS)
-#   parity    the true shape against transformers (PEERS), stage by stage; the embedded model against the CPU
+#   proof     sanitize and parity beside each other
 #   flow      what captions take in CapFlow's modes
 #   job       a folder of JPEGs against the engine alone
 #   sanitize  compute-sanitizer's memcheck, racecheck and initcheck, together
+#   parity    the true shape against transformers (PEERS), stage by stage
 #   soak      mixed requests with cancellations
 #   kernels   the kernels' benchmarks
 #
@@ -26,7 +28,7 @@ set -u
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
-stages=${*:-facts checks bench share peers parity flow job sanitize soak kernels}
+stages=${*:-facts checks bench share peers proof flow job soak kernels}
 kit=$PWD/build/cuda-kit work=${WORK:-$PWD/build/full} deadline=${DEADLINE:-530}
 device=${DEVICE:-cuda} shape=${SHAPE:-8b}
 : >"$out/summary.txt"
@@ -83,7 +85,7 @@ if [ -z "${PEERS+set}" ]; then
 fi
 metacap=$kit/metacap full=$work/models/full-remote-bf16
 small="" # arguments of full_shape.py, and sizes, for a trial without a GPU
-pictures=128 agents=8 tokens=128 flow="--pictures 4 --parallel 4" reps=3
+pictures=96 agents=8 tokens=128 flow="--pictures 4 --parallel 4" reps=3
 if [ "$shape" != 8b ]; then
   small="--layers 2 --vit-layers 2 --hidden 256 --base 700 --device cpu"
   pictures=4 agents=3 tokens=8 flow="--pictures 1 --parallel 1 --share 0.02" reps=1
@@ -111,6 +113,7 @@ checks() {
     in_folder kernels/cuda "same bits for 1 to 1,000 rows, portable and Hopper" 90 "$kit/cuda.test" -test.v -test.run 'TestSameBits/(device|portable_and_hopper)'
   fi
   step "fixture models against the reference" 100 "$metacap" parity --backend "$device" --only models testdata
+  step "embedded model, $device against the CPU" 60 "$metacap" bench same --device "$device" testdata/drawn
   wait
 }
 
@@ -131,16 +134,15 @@ peers() {
 }
 
 # shellcheck disable=SC2046
-share() { RESULT=$out/runs.jsonl step "share" 90 "$metacap" bench share $(model) --no-limits --device "$device" --agents $agents --tiles 13 --tokens $tokens -r $reps -o json; }
+share() { RESULT=$out/runs.jsonl step "share" 90 "$metacap" bench share $(model) --device "$device" --agents $agents --tiles 13 --tokens $tokens -r $reps -o json; }
 
 # shellcheck disable=SC2046,SC2086
-flow() { RESULT=$out/runs.jsonl step "CapFlow" 130 "$metacap" bench capflow $(model) --no-limits --device "$device" $flow --seconds 80 -o jsonl; }
+flow() { RESULT=$out/runs.jsonl step "CapFlow" 130 "$metacap" bench capflow $(model) --device "$device" $flow --seconds 60 -o jsonl; }
 
 # shellcheck disable=SC2046
-job() { RESULT=$out/runs.jsonl step "job" 80 "$metacap" bench job $(model) --no-limits --device "$device" --pictures $pictures -o json; }
+job() { RESULT=$out/runs.jsonl step "job" 80 "$metacap" bench job $(model) --device "$device" --pictures $pictures -o json; }
 
 parity() {
-  step "embedded model, $device against the CPU" 60 "$metacap" bench same --device "$device" testdata/drawn
   if [ ! -e "$work/done" ]; then
     say "skipped the true shape against transformers: no checkpoint"
     return
@@ -169,6 +171,12 @@ sanitize() {
   wait
 }
 
+proof() {
+  sanitize &
+  parity
+  wait
+}
+
 soak() {
   METACAP_SOAK=${SOAK:-30s} METACAP_SOAK_DEVICE=$device METACAP_SOAK_MODEL=${SOAK_MODEL:-} in_folder engine "soak of ${SOAK:-30s}" "${SOAK_SECONDS:-90}" \
     "$kit/engine.test" -test.v -test.timeout 30m -test.run 'TestSoak$'
@@ -181,7 +189,7 @@ kernels() {
 
 for s in $stages; do
   case $s in
-  facts | checks | bench | share | peers | parity | flow | job | sanitize | soak | kernels) $s ;;
+  facts | checks | bench | share | peers | proof | parity | flow | job | sanitize | soak | kernels) $s ;;
   *) echo "device.sh: no stage $s" >&2; exit 2 ;;
   esac
 done
