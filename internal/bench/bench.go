@@ -116,14 +116,18 @@ func Run(ctx context.Context, e *engine.Engine, m *Meter, t Test, repetitions in
 		return runDeep(ctx, e, t, repetitions)
 	}
 	out := &Result{Test: t}
-	requests := make([]engine.Request, t.Batch)
-	for i := range repetitions + 1 {
-		for k := range requests { // pictures of their own, so that none is known already
-			var err error
-			if requests[k], err = request(ctx, e, t, i*t.Batch+k); err != nil {
+	// All are made before the first is run: a device that waits meanwhile slows its clocks.
+	rounds := make([][]engine.Request, repetitions+1)
+	for i := range rounds {
+		for k := range t.Batch { // pictures of their own, so that none is known already
+			r, err := request(ctx, e, t, i*t.Batch+k)
+			if err != nil {
 				return nil, fmt.Errorf("bench: %s: %w", t, err)
 			}
+			rounds[i] = append(rounds[i], r)
 		}
+	}
+	for i, requests := range rounds {
 		m.reset(t.Batch, t.Tokens)
 		start := time.Now()
 		results, err := together(ctx, e, requests)
