@@ -111,7 +111,8 @@ type Request struct {
 	Thinking *bool
 	// Grammar constrains the answer; the zero value does not.
 	Grammar Grammar
-	// LogProbs returns the log-probability of each generated token and of this many alternatives (0 = chosen only when >0).
+	// LogProbs returns the log-probability of each generated token, TopLogProbs that of so many
+	// alternatives too. Without alternatives a greedy choice's is computed on the device, in float32.
 	LogProbs    bool
 	TopLogProbs int
 	// IgnoreEOS keeps generating past end-of-turn tokens (benchmarks, parity).

@@ -263,7 +263,7 @@ func TestScore(t *testing.T) {
 	require.NoError(t, err)
 	sum := 0.0
 	for i, tok := range scored {
-		require.Equal(t, res.Tokens[i].LogProb, tok.LogProb, "token %d", i)
+		require.InDelta(t, res.Tokens[i].LogProb, tok.LogProb, 1e-6, "token %d", i)
 		sum += tok.LogProb
 	}
 	labels := []string{text, "no", "x", text[:1]}

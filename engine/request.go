@@ -134,7 +134,7 @@ func (e *Engine) newGeneration(p *prompt, o *Request) (*request, error) {
 	}
 	r.stops = sample.NewStops(o.Stop)
 	r.stream = e.parts.Text.NewStream()
-	r.seq.FullLogits = r.logProbs || r.constrained || !r.params.Plain()
+	r.seq.FullLogits, r.seq.LogProb = r.top > 0 || r.constrained || !r.params.Plain(), r.logProbs
 	if r.params.Penalty != 0 && r.params.Penalty != 1 {
 		r.seenSet = map[int32]struct{}{}
 		for _, id := range p.ids {

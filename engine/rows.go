@@ -64,19 +64,27 @@ func (e *Engine) rows(c *chooser, lo, n int, logits []float32, worker, workers i
 			r.score(it, lo+i-it.Row, row)
 		case r.kind == generate && !r.closed && !r.missed:
 			if id, ok := e.choose(c, r, row); ok {
-				e.accept(r, it, lo+i-it.Row, id, row)
+				t := Token{ID: id}
+				if r.logProbs {
+					r.describe(e, &t, row)
+				}
+				e.accept(r, it, lo+i-it.Row, t)
 			}
 		}
 	}
 }
 
 // ArgMax receives the greedy choice of rows of which nothing else is wanted.
-func (s *sink) ArgMax(lo int, ids []int32) error {
+func (s *sink) ArgMax(lo int, ids []int32, logProbs []float32) error {
 	e := (*Engine)(s)
 	for i, id := range ids {
 		it := &e.batch.Items[e.rowItem[lo+i]]
 		if r := it.Seq.Owner.(*request); r.kind == generate && !r.closed {
-			e.accept(r, it, lo+i-it.Row, id, nil)
+			t := Token{ID: id}
+			if r.logProbs {
+				t.LogProb = float64(logProbs[i])
+			}
+			e.accept(r, it, lo+i-it.Row, t)
 		}
 	}
 	return nil
@@ -106,10 +114,11 @@ func (e *Engine) choose(c *chooser, r *request, row []float32) (id int32, ok boo
 
 // accept takes the token chosen after row j of an item. A draft that differs
 // makes the rows after it meaningless.
-func (e *Engine) accept(r *request, it *sched.Item, j int, id int32, row []float32) {
+func (e *Engine) accept(r *request, it *sched.Item, j int, t Token) {
 	if r.missed {
 		return
 	}
+	id := t.ID
 	if !r.ignoreEOS && slices.Contains(e.eos, id) {
 		r.close(FinishStop)
 		return
@@ -117,10 +126,6 @@ func (e *Engine) accept(r *request, it *sched.Item, j int, id int32, row []float
 	r.missed = j < it.Draft && it.Seq.Draft[j] != id
 	r.next = append(r.next, id)
 	r.see(id)
-	t := Token{ID: id}
-	if r.logProbs {
-		r.describe(e, &t, row)
-	}
 	text, stopped := r.stops.Next(r.stream.Next(id))
 	t.Text = text
 	r.text.WriteString(text)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	run "metacap/engine/internal/runner"
+	"metacap/engine/internal/sample"
 	"metacap/engine/internal/sched"
 )
 
@@ -29,6 +30,7 @@ type runner struct {
 	feature    []uint64 // of each token of the step; 0 = none
 	logits     []float32
 	ids        []int32
+	logProbs   []float32
 	steps      int
 	begun      bool
 }
@@ -113,7 +115,7 @@ func (r *runner) emit(b *sched.Batch, sink run.Sink) error {
 		return nil
 	}
 	r.logits = append(r.logits[:0], make([]float32, len(b.LogitRows)*vocabulary)...)
-	r.ids = r.ids[:0]
+	r.ids, r.logProbs = r.ids[:0], nil
 	for i := range b.Items {
 		it := &b.Items[i]
 		for j := range it.Rows {
@@ -135,11 +137,14 @@ func (r *runner) emit(b *sched.Batch, sink run.Sink) error {
 			}
 		}
 		r.ids = append(r.ids, int32(best))
+		if b.LogProbs {
+			r.logProbs = append(r.logProbs, float32(sample.NewLogProbs(row).Of(int32(best))))
+		}
 	}
 	if len(r.ids) == 0 {
 		return nil
 	}
-	return sink.ArgMax(b.FullRows, r.ids)
+	return sink.ArgMax(b.FullRows, r.ids, r.logProbs)
 }
 
 // row fills the logits after position pos of an item.

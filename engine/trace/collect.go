@@ -139,7 +139,7 @@ func (c *collector) decoder(name string, t kernels.Tensor, from int) error {
 	return nil
 }
 
-func (c *collector) ArgMax(int, []int32) error { return nil }
+func (c *collector) ArgMax(int, []int32, []float32) error { return nil }
 
 // Logits receives rows [lo,lo+n) of the step, one a position from base on.
 func (c *collector) Logits(lo, n int, logits []float32) error {

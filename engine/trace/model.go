@@ -274,7 +274,7 @@ type greedy struct {
 	next   []int32
 }
 
-func (g *greedy) ArgMax(int, []int32) error { return nil }
+func (g *greedy) ArgMax(int, []int32, []float32) error { return nil }
 
 func (g *greedy) Logits(lo, n int, logits []float32) error {
 	vocab := len(logits) / n

@@ -57,9 +57,11 @@ type DecoderViews struct {
 
 // RowViews are the arrays of R rows of logits.
 type RowViews struct {
-	Rows   kernels.Tensor // [R,C]
-	Logits kernels.Tensor // [R,V] f32
-	ArgMax kernels.Tensor // [R] i32
+	Rows     kernels.Tensor // [R,C]
+	Logits   kernels.Tensor // [R,V] f32
+	ArgMax   kernels.Tensor // [R] i32
+	LogProbs kernels.Tensor // [R] f32, of ArgMax
+	Chosen   kernels.Tensor // [2R] ArgMax and LogProbs together
 }
 
 // NewDecoderSpace lays the arrays out; Bytes tells their size and Alloc allocates them.
@@ -116,7 +118,7 @@ func (s *DecoderSpace) layout(buf kernels.Buffer) {
 	r.next = base
 	s.rows.Rows = r.tensor(s.dt, s.maxRows, d.Width)
 	s.rows.Logits = r.tensor(kernels.F32, s.maxRows, d.Vocab)
-	s.rows.ArgMax = r.tensor(kernels.I32, s.maxRows)
+	s.rows.Chosen = r.tensor(kernels.I32, 2*s.maxRows)
 	s.bytes = r.peak
 	clear(s.byTok)
 	clear(s.byRow)
@@ -154,7 +156,9 @@ func (s *DecoderSpace) Rows(n int) *RowViews {
 	if len(s.byRow) >= maxViews {
 		clear(s.byRow)
 	}
-	v := &RowViews{Rows: first(s.rows.Rows, n), Logits: first(s.rows.Logits, n), ArgMax: first(s.rows.ArgMax, n)}
+	v := &RowViews{Rows: first(s.rows.Rows, n), Logits: first(s.rows.Logits, n), ArgMax: first(s.rows.Chosen, n), LogProbs: first(s.rows.Chosen, n), Chosen: first(s.rows.Chosen, 2*n)}
+	v.LogProbs.DType = kernels.F32
+	v.LogProbs.Offset += 4 * int64(n)
 	s.byRow[n] = v
 	return v
 }

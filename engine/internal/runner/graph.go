@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"metacap/engine/internal/sched"
@@ -105,7 +106,7 @@ func (r *Runner) enqueue(l *lane, ids bool) error {
 		return err
 	}
 	if ids {
-		if err := r.async.DownloadAsync(l.ids.Bytes()[:4*l.key.batch], r.space.Rows(l.key.batch).ArgMax); err != nil {
+		if err := r.async.DownloadAsync(l.chosen.Bytes()[:8*l.key.batch], r.space.Rows(l.key.batch).Chosen); err != nil {
 			return err
 		}
 	}
@@ -123,7 +124,8 @@ func (r *Runner) decode(l *lane) error {
 	if err := r.m.Decoder.Logits(s.Views, l.rows, views, nil); err != nil {
 		return err
 	}
-	return r.b.ArgMax(kernels.ArgMaxArgs{IDs: views.ArgMax, Logits: views.Logits})
+	// A device that records steps has the log-probabilities for nothing.
+	return r.b.ArgMax(kernels.ArgMaxArgs{IDs: views.ArgMax, LogProbs: views.LogProbs, Logits: views.Logits})
 }
 
 func (r *Runner) record(l *lane, e *graphEntry) error {
@@ -164,15 +166,16 @@ func (r *Runner) emitGraph(l *lane, b *sched.Batch, sink Sink) error {
 	if err := l.done.Wait(); err != nil {
 		return err
 	}
-	host := l.ids.Bytes()
+	host := l.chosen.Bytes()
 	for i := b.FullRows; i < n; i++ {
 		r.ids[i] = int32(le32(host[4*l.rowOf[i]:]))
+		r.logProbs[i] = math.Float32frombits(le32(host[4*(l.key.batch+l.rowOf[i]):]))
 	}
 	// The next step may have begun with these ids; takeBegun compares.
 	for i := range b.Items {
 		l.tracks[l.rowOf[i]].id = r.ids[i]
 	}
-	return sink.ArgMax(b.FullRows, r.ids[b.FullRows:n])
+	return r.giveArgMax(b.FullRows, b.FullRows, n, b, sink)
 }
 
 func (r *Runner) dropGraphs() {

@@ -18,7 +18,7 @@ type lane struct {
 
 	// Only where steps are recorded:
 	graphs map[graphKey]*graphEntry
-	ids    kernels.HostBuffer // argmax of each row, valid when done is reached
+	chosen kernels.HostBuffer // argmax of each row, then its log-probability; valid when done is reached
 	done   kernels.Mark       // behind the lane's last step
 	key    graphKey           // of the step under way
 	tracks []track            // what it computes, by row
@@ -37,7 +37,7 @@ func (l *lane) open(r *Runner, elements int) error {
 		return nil
 	}
 	var err error
-	if l.ids, err = r.async.AllocHost(4 * r.cfg.MaxRows); err != nil {
+	if l.chosen, err = r.async.AllocHost(8 * r.cfg.MaxRows); err != nil {
 		return fmt.Errorf("ids: %w", err)
 	}
 	l.done, err = r.async.NewMark()
@@ -46,8 +46,8 @@ func (l *lane) open(r *Runner, elements int) error {
 
 func (l *lane) close() {
 	l.arrays.close()
-	if l.ids != nil {
-		l.ids.Free()
+	if l.chosen != nil {
+		l.chosen.Free()
 	}
 	if l.done != nil {
 		l.done.Free()

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 type Sink interface {
 	// Logits receives rows [lo,lo+n) as [n,V].
 	Logits(lo, n int, logits []float32) error
-	// ArgMax receives the lowest index of the largest logit of rows [lo,lo+len(ids)).
-	ArgMax(lo int, ids []int32) error
+	// ArgMax receives the lowest index of the largest logit of rows [lo,lo+len(ids)),
+	// and the log-probabilities of these where the batch asks for them; else nil.
+	ArgMax(lo int, ids []int32, logProbs []float32) error
 }
 
 // Timing says where the time of a step went.
@@ -44,8 +46,9 @@ type Runner struct {
 	pairs    [][2]int32
 	pixels   kernels.HostBuffer // tiles on their way; nil = uploaded from where they are
 	marks    [2]kernels.Mark    // around the encoding of tiles
-	host     []byte             // ids as downloaded
+	host     []byte             // ids and their log-probabilities as downloaded
 	ids      []int32
+	logProbs []float32
 	logits   []float32
 	timing   Timing
 	closed   bool
@@ -111,7 +114,8 @@ func (r *Runner) alloc(vis *model.VisionDims) (err error) {
 		return fmt.Errorf("KV cache of %d blocks: %w", c.KVBlocks, err)
 	}
 	r.lanes[0].step.KV, r.lanes[1].step.KV = r.kv, r.kv
-	r.host = make([]byte, 4*c.MaxRows)
+	r.host = make([]byte, 8*c.MaxRows)
+	r.logProbs = make([]float32, c.MaxRows)
 	r.logits = make([]float32, c.MaxRows*d.Vocab)
 	r.ids = make([]int32, c.MaxRows)
 	return nil
@@ -310,7 +314,7 @@ func (r *Runner) emit(l *lane, b *sched.Batch, sink Sink, tap model.Tap) error {
 		if full {
 			err = r.emitFull(views, lo, n, sink)
 		} else {
-			err = r.emitArgMax(views, lo, n, sink)
+			err = r.emitArgMax(views, lo, n, b, sink)
 		}
 		if err != nil {
 			return err
@@ -329,17 +333,34 @@ func (r *Runner) emitFull(v *model.RowViews, lo, n int, sink Sink) error {
 	return sink.Logits(lo, n, r.logits[:count])
 }
 
-func (r *Runner) emitArgMax(v *model.RowViews, lo, n int, sink Sink) error {
-	if err := r.b.ArgMax(kernels.ArgMaxArgs{IDs: v.ArgMax, Logits: v.Logits}); err != nil {
+func (r *Runner) emitArgMax(v *model.RowViews, lo, n int, b *sched.Batch, sink Sink) error {
+	a := kernels.ArgMaxArgs{IDs: v.ArgMax, Logits: v.Logits}
+	src := v.ArgMax
+	if b.LogProbs {
+		a.LogProbs, src = v.LogProbs, v.Chosen
+	}
+	if err := r.b.ArgMax(a); err != nil {
 		return err
 	}
-	if err := r.b.Download(r.host[:4*n], v.ArgMax); err != nil {
+	host := r.host[:4*src.Rows()]
+	if err := r.b.Download(host, src); err != nil {
 		return err
 	}
 	for i := range n {
-		r.ids[i] = int32(le32(r.host[4*i:]))
+		r.ids[i] = int32(le32(host[4*i:]))
+		if b.LogProbs {
+			r.logProbs[i] = math.Float32frombits(le32(host[4*(n+i):]))
+		}
 	}
-	return sink.ArgMax(lo, r.ids[:n])
+	return r.giveArgMax(lo, 0, n, b, sink)
+}
+
+// giveArgMax hands out ids from..to, the first of them of row lo.
+func (r *Runner) giveArgMax(lo, from, to int, b *sched.Batch, sink Sink) error {
+	if !b.LogProbs {
+		return sink.ArgMax(lo, r.ids[from:to], nil)
+	}
+	return sink.ArgMax(lo, r.ids[from:to], r.logProbs[from:to])
 }
 
 // Close frees the runner's device memory. Idempotent.

@@ -40,8 +40,9 @@ type Batch struct {
 
 	TableWidth int
 	FullRows   int
-	MaxRows    int // largest share of tokens
-	MaxLen     int // largest context length
+	LogProbs   bool // of rows after FullRows the log-probability is wanted too
+	MaxRows    int  // largest share of tokens
+	MaxLen     int  // largest context length
 	// Ahead says that the next step is likely this one's sequences again, a token further.
 	Ahead bool
 
@@ -70,7 +71,7 @@ func (b *Batch) build(pool *kvcache.Pool, tileTokens int, tiles *tileCache) {
 	b.IDs, b.Positions, b.Slots = b.IDs[:0], b.Positions[:0], b.Slots[:0]
 	b.Starts, b.Lens, b.Tables = append(b.Starts[:0], 0), b.Lens[:0], b.Tables[:0]
 	b.LogitRows, b.Features, b.Places, b.Next = b.LogitRows[:0], b.Features[:0], b.Places[:0], b.Next[:0]
-	b.MaxRows, b.MaxLen, b.FullRows = 0, 0, 0
+	b.MaxRows, b.MaxLen, b.FullRows, b.LogProbs = 0, 0, 0, false
 	blocks := 1
 	for i := range b.Items {
 		it := &b.Items[i]
@@ -172,6 +173,7 @@ func (b *Batch) addRows(full bool) {
 		end := it.Seq.computed + it.Tokens
 		it.Rows = max(0, end-max(it.Seq.RowsFrom, it.Seq.computed))
 		it.Row = len(b.LogitRows)
+		b.LogProbs = b.LogProbs || !full && it.Rows > 0 && it.Seq.LogProb
 		for r := it.Tokens - it.Rows; r < it.Tokens; r++ {
 			b.LogitRows = append(b.LogitRows, int32(it.Start+r))
 		}

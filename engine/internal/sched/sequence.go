@@ -46,6 +46,8 @@ type Sequence struct {
 	RowsFrom int
 	// FullLogits asks for whole rows of logits on the host; otherwise only the argmax.
 	FullLogits bool
+	// LogProb asks for the log-probability of the argmax; with FullLogits it means nothing.
+	LogProb bool
 	// Hold keeps the blocks when the prompt is computed.
 	Hold bool
 	// Parent is a sequence with Hold whose first ForkTokens tokens, image content included, are also this one's.
