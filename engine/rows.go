@@ -93,7 +93,7 @@ func (s *sink) ArgMax(lo int, ids []int32, logProbs []float32) error {
 // choose picks a token from a row of logits; ok is false if the request failed
 // because its grammar is too ambiguous here.
 func (e *Engine) choose(c *chooser, r *request, row []float32) (id int32, ok bool) {
-	if len(r.seen) > 0 || r.constrained {
+	if len(r.seen) > 0 || r.constrained && r.params.Temperature != 0 {
 		c.scratch = append(c.scratch[:0], row...)
 		row = c.scratch
 		sample.Penalise(row, r.params.Penalty, r.seen)
@@ -106,6 +106,9 @@ func (e *Engine) choose(c *chooser, r *request, row []float32) (id int32, ok boo
 			r.failure = err
 			r.close(FinishStop)
 			return 0, false
+		}
+		if r.params.Temperature == 0 {
+			return sample.ArgMaxWithin(row, c.mask), true
 		}
 		forbid(row, c.mask)
 	}

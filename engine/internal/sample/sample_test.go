@@ -240,3 +240,18 @@ func BenchmarkPick(b *testing.B) {
 		})
 	}
 }
+
+// TestArgMaxWithin: the same choice as ArgMax of a row whose forbidden logits are minus infinity.
+func TestArgMaxWithin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		row := rapid.SliceOfN(rapid.SampledFrom([]float32{-3, -1, 0, 1, 2, float32(math.NaN()), float32(math.Inf(-1))}), 1, 200).Draw(t, "row")
+		allowed := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint64(math.MaxUint64)), rapid.Just(uint64(0)), rapid.Uint64()), (len(row)+63)/64, (len(row)+63)/64).Draw(t, "allowed")
+		masked := slices.Clone(row)
+		for i := range masked {
+			if allowed[i/64]>>(i%64)&1 == 0 {
+				masked[i] = float32(math.Inf(-1))
+			}
+		}
+		require.Equal(t, sample.ArgMax(masked), sample.ArgMaxWithin(row, allowed))
+	})
+}

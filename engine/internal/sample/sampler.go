@@ -2,6 +2,7 @@ package sample
 
 import (
 	"math"
+	"math/bits"
 	"slices"
 )
 
@@ -26,6 +27,29 @@ func ArgMax(row []float32) int32 {
 	for id, l := range row {
 		if l > high {
 			at, high = id, l
+		}
+	}
+	return int32(at)
+}
+
+// ArgMaxWithin is ArgMax with every logit at minus infinity whose bit in allowed,
+// of (len(row)+63)/64 words, is not set.
+func ArgMaxWithin(row []float32, allowed []uint64) int32 {
+	at, high := 0, float32(math.Inf(-1))
+	for w, word := range allowed {
+		lo := w * 64
+		if word == math.MaxUint64 && lo+64 <= len(row) {
+			for i, l := range row[lo : lo+64] {
+				if l > high {
+					at, high = lo+i, l
+				}
+			}
+			continue
+		}
+		for ; word != 0; word &= word - 1 {
+			if i := lo + bits.TrailingZeros64(word); i < len(row) && row[i] > high {
+				at, high = i, row[i]
+			}
 		}
 	}
 	return int32(at)
