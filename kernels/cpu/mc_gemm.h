@@ -20,7 +20,8 @@ enum { KF, KB, KD, KT };
 
 // C[R][NP*32] (+)= X[R][..] * panels; the panels come in nseg pieces W[s*NP+p] of
 // groups k-groups each (one k for KF, two for the others), X advancing through them.
-// While piece i is read, the bytes ahead[i] further on are fetched into the cache.
+// While piece i is read, the bytes ahead[i] further on are fetched into the cache; with more
+// than 6 rows 0 means that the piece is in L2, where fetching only costs.
 INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char *const *W, const int64_t *ahead, int nseg, int64_t groups, float *C, size_t ldc, int acc) {
 	for (int col = 0; col < 32; col += 2 * VL) {
 		vf c[R][NP][2];
@@ -41,7 +42,7 @@ INLINE void micro(int kind, int R, int NP, const void *X, size_t ldx, const char
 			for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 4
 				for (int p = 0; p < NP; p++) {
-					if (col == 0 && R <= 6) { // with more rows the panel is in L2 and fetching only costs
+					if (col == 0 && (R <= 6 || next[p])) {
 						fetch_line(w[p] + next[p]);
 						fetch_line(w[p] + next[p] + 64);
 					}
@@ -136,7 +137,7 @@ INLINE int64_t kind_size(int kind) { return kind >= KD ? 2 : 4; }
 INLINE int64_t kind_step(int kind) { return kind == KF ? 1 : 2; }
 
 // Weights stream from their first byte to their last: fetch 2 KiB ahead.
-static const int64_t streaming[4] = {2048, 2048, 2048, 2048};
+static const int64_t streaming[4] = {2048, 2048, 2048, 2048}, resident[1] = {0};
 
 // The product of R rows with np adjacent panels (of any number) of nseg <= 8 pieces.
 // at(s,p) of the pieces: base[s] + p * stride; ahead[s] is the distance to fetch.
@@ -308,12 +309,13 @@ static void linear_many(const mc_cmd *c, int kind, int64_t p0, int64_t p1, int64
 			const char *panel = w->data + p * w->panel_bytes + k / step * 128;
 			for (int64_t r = r0; r < r1; r += MAX_ROWS) {
 				int R = (int)imin(MAX_ROWS, r1 - r);
+				const int64_t *ahead = r == r0 ? streaming : resident;
 				float *s = sums + (r - r0) * ld + (p - p0) * 32;
-				micro1[kind][R](X + (r * ldx + k) * size, ldx, &panel, streaming, 1, groups, s, ld, k > 0);
+				micro1[kind][R](X + (r * ldx + k) * size, ldx, &panel, ahead, 1, groups, s, ld, k > 0);
 				if (glu) {
 					const char *up = panel + half;
 					float *u = ups + (r - r0) * ld + (p - p0) * 32;
-					micro1[kind][R](X + (r * ldx + k) * size, ldx, &up, streaming, 1, groups, u, ld, k > 0);
+					micro1[kind][R](X + (r * ldx + k) * size, ldx, &up, ahead, 1, groups, u, ld, k > 0);
 					if (last) epilogue_glu(c, r, R, p * 32, 32, s, u, ld);
 				} else if (last) epilogue(c, r, R, p * 32, imin(32, w->n - p * 32), s, ld);
 			}
