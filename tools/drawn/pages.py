@@ -5,9 +5,9 @@ from words import MONTHS, VIVID, WEEKDAYS, listed, number, random_word
 
 def document(m):
     k = m.r.random()
-    if k < .2:
+    if k < (.2 if m.held else .12):  # training sees more of what is dense
         poster(m)
-    elif k < .45:
+    elif k < (.45 if m.held else .42):
         note(m)
     else:
         page(m)
@@ -47,7 +47,8 @@ def note(m):
     size = r.choice((12, 13, 13, 14, 15, 16, 18, 22))
     gap = size * r.uniform(1.25, 1.8)
     room = int(196 / (size * .62))
-    n = r.randint(1, max(1, min(7, int(200 / gap))))
+    most = max(1, min(7, int(200 / gap)))
+    n = r.randint(1, most) if m.held else max(r.randint(1, most), r.randint(1, most))
     x, y = r.uniform(8, 20), r.uniform(8, max(9, 214 - gap * n))
     lines = []
     for _ in range(n):
@@ -83,7 +84,7 @@ def page(m):
     s.add("count", f"It has {n} line{'s' if n > 1 else ''} of text.", f"It has {m.near(n, 2, 5)} lines of text.")
     first = " ".join(lines[0].split()[:2])
     s.add("text", f'The text begins "{first}".', f'The text begins "{m.twin(first)}".')
-    rows = _table(m, c, ink, size, y + 8) if r.random() < .75 else []
+    rows = _table(m, c, ink, size, y + 8) if r.random() < (.75 if m.held else .85) else []
     yes, no = "The page combines text and a table.", "The page has text only."
     s.reasoning.append((yes, no) if rows else (no, yes))
     s.qa.append(("What is the title?", title))
@@ -95,7 +96,7 @@ def page(m):
 
 def _table(m, c, ink, size, y):
     r, s = m.r, m.s
-    cols, n, h = r.choice((2, 3)), r.randint(1, 3), 20
+    cols, n, h = r.choice((2, 3)), r.randint(1, 3) if m.held else r.choice((1, 2, 3, 3)), 20
     head = []
     while len(head) < cols:
         w = m.word(longest=6, plain=True).capitalize()
@@ -152,8 +153,8 @@ def interface(m):
     for nm in r.sample(FIELDS, r.randint(0, 2)):
         ocr.append(_field(m, c, ink, size, nm, y))
         y += 29
-    for nm in r.sample(CHECKS, r.randint(0, 3)):
-        ocr.append(_check(m, c, ink, size, nm if r.random() < .7 else m.word(longest=9, plain=True).capitalize(), y))
+    for nm in r.sample(CHECKS, r.randint(0 if m.held else 1, 3)):
+        ocr.append(_check(m, c, ink, size, nm if r.random() < (.7 if m.held else .5) else m.word(longest=9, plain=True).capitalize(), y))
         y += 22
     ocr.append(_buttons(m, c, size, col))
     s.qa.append(("What is the window title?", title))
@@ -207,7 +208,7 @@ def _buttons(m, c, size, col):
     r, s = m.r, m.s
     n = r.randint(1, 3)
     names = r.sample(BUTTONS, n)
-    if r.random() < .25:
+    if r.random() < (.25 if m.held else .5):
         names[0] = m.word(longest=6, plain=True).capitalize()
     w, states, able = 60, [], []
     x = UNIT - 16 - n * (w + 4)

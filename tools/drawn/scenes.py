@@ -4,7 +4,7 @@ import math
 from PIL import Image
 
 from canvas import COLORS, UNIT
-from words import VIVID, article
+from words import VIVID, article, rng
 from world import there
 
 SKY = {"clear blue": (120, 180, 245), "orange at sunset": (250, 165, 95), "dark at night": (20, 25, 60), "gray and overcast": (165, 170, 178)}
@@ -263,6 +263,8 @@ def microscope(m):
 
 def pattern(m):
     r, s = m.r, m.s
+    if rng(s.seed, "shapes").random() < .3:
+        return shapes(m)
     kind = r.choice(("gradient", "stripes", "checker", "rings", "dots"))
     a = r.choice(VIVID + ["black", "white"])
     b = m.pick(kind, [x for x in VIVID + ["black", "white"] if x != a], beside=a)
@@ -345,6 +347,81 @@ def _dots(m, c, a, b):
     s.qa = [(f"How many rows of {what} are there?", str(n)), (f"What color are the {what}?", b)]
 
 
+FORMS = {"circle": "circles", "square": "squares", "rectangle": "rectangles", "triangle": "triangles"}
+GROUNDS = ["white", "black", "gray", *VIVID] + [f"light {k}" for k in ("red", "green", "blue", "yellow", "purple", "gray")]
+
+
+def shapes(m):
+    """At most four plain shapes on plain ground, as any drawing program leaves them."""
+    r, s = m.r, m.s
+    back = r.choice(GROUNDS)
+    pale = r.uniform(.5, .8) if back.startswith("light ") else 0
+    ground = m.jitter(tuple(round(v + (255 - v) * pale) for v in COLORS[back.split()[-1]]), 10 if pale else 6)
+    c = m.canvas(ground)
+    far = lambda color: sum(abs(a - b) for a, b in zip(COLORS[color], ground)) > 150
+    colors = [k for k in (*VIVID, "black", "white") if far(k)]
+    n = r.choice((0, 1, 1, 1, 2, 2, 3, 4))
+    cells = r.sample([(i, j) for i in range(3) for j in range(3)], n)
+    outline = r.random() < .3
+    groups = {}
+    for i, j in cells:
+        form, color = r.choice(list(FORMS)), m.pick("shape", colors, beside=back)
+        big = 1 if n > 1 else r.uniform(1, 2)  # a shape alone may be larger
+        x, y = 37 + 75 * i + r.randint(-6, 6), 37 + 75 * j + r.randint(-6, 6)
+        _shape(m, c, form, x, y, r.uniform(13, 29) * big, m.jitter(color, 6), outline)
+        groups.setdefault((color, form), []).append((x, y))
+    s.overview = "A drawing of plain shapes."
+    s.add("color", f"The background is {back}.", f"The background is {m.other(GROUNDS, back)}.")
+    for (color, form), at in groups.items():
+        k = len(at)
+        say = lambda k, color, form: there(k, f"{color} {form}", f"{color} {FORMS[form]}")
+        others = [(x, form) for x in colors if (x, form) not in groups] + [(color, x) for x in FORMS if (color, x) not in groups]
+        s.add("count", say(k, color, form), say(m.near(k, 1, 5), color, form) if r.random() < .33 else say(k, *r.choice(others)))
+    _places(m, c, groups)
+    if not n:
+        s.add("count", "There are no shapes.", there(1, f"{r.choice(colors)} {r.choice(list(FORMS))}"))
+    s.short = s.overview[:-1] + f" on {back}."
+    s.tags = ["abstract", "shapes", f"{back} background"] + [f"{color} {form}" for color, form in groups]
+    s.reasoning = [("The image is generated and shows no real object.", "The image shows a real place.")]
+    s.qa = [("How many shapes are there?", str(n)), ("What color is the background?", back)] + [(f"How many {color} {FORMS[form]} are there?", str(len(at))) for (color, form), at in groups.items()]
+    m.done(c)
+
+
+def _shape(m, c, form, x, y, q, fill, outline):
+    ink = (30, 30, 30) if outline else None
+    x, y = min(max(x, q + 3), UNIT - q - 3), min(max(y, q + 3), UNIT - q - 3)
+    if form == "circle":
+        c.ellipse((x - q, y - q, x + q, y + q), fill=fill, outline=ink)
+    elif form == "triangle":
+        c.polygon((x - q, y + q * .9, x + q, y + q * .9, x, y - q * .9), fill=fill, outline=ink)
+    elif form == "square":
+        c.rectangle((x - q, y - q, x + q, y + q), fill=fill, outline=ink)
+    else:
+        w, h = m.r.choice(((1.15, .6), (.6, 1.15)))
+        w, h = min(w * q, x - 2, UNIT - x - 2), min(h * q, y - 2, UNIT - y - 2)
+        c.rectangle((x - w, y - h, x + w, y + h), fill=fill, outline=ink)
+
+
+def _places(m, c, groups):
+    """Where a single shape lies, or how two lie to each other."""
+    r, s = m.r, m.s
+    single = [(f"{color} {form}", at[0]) for (color, form), at in groups.items() if len(at) == 1]
+    if len(groups) == 1 and single:
+        name, (x, _) = single[0]
+        p = third(c, x)
+        s.add("pos", f"The {name} is {PLACE[p]}.", f"The {name} is {PLACE[m.other(list(PLACE), p)]}.")
+        s.qa.append((f"Where is the {name}?", PLACE[p]))
+    elif len(single) > 1:
+        (a, (xa, ya)), (b, (xb, yb)) = r.sample(single, 2)
+        if abs(xa - xb) > 40:
+            words = ("left of", "right of") if xa < xb else ("right of", "left of")
+        elif abs(ya - yb) > 40:
+            words = ("above", "below") if ya < yb else ("below", "above")
+        else:
+            return
+        s.add("relation", f"The {a} is {words[0]} the {b}.", f"The {a} is {words[1]} the {b}.")
+
+
 MOTION = {"right": "moves from left to right", "left": "moves from right to left", "up": "moves up", "down": "moves down", "none": "stays in place"}
 
 
@@ -356,7 +433,7 @@ def video(m, frames=None):
     color = m.pick(shape, beside=back)
     move = r.choice(list(MOTION))
     size = r.choice(("keeps its size", "grows", "shrinks")) if move == "none" else "keeps its size"
-    change = r.randint(2, frames) if r.random() < .4 else 0
+    change = r.randint(2, frames) if r.random() < (.4 if m.held else .6) else 0
     new = m.other(VIVID, color)
     x0, y0, amp = r.randint(80, 144), r.randint(80, 144), r.randint(52, 66)
     out = []
@@ -395,4 +472,6 @@ def video(m, frames=None):
     ends = {"right": "on the right", "left": "on the left", "up": "at the top", "down": "at the bottom", "none": "where it started"}
     s.reasoning = [(f"The shape ends {ends[move]}.", f"The shape ends {ends[m.other(list(ends), move)]}.")]
     s.qa = [("What shape is shown?", shape), ("How does the shape move?", act), ("What color is the shape in the last frame?", new if change else color), ("How many frames are there?", str(frames))]
+    k = rng(s.seed, "frame").randint(1, frames)
+    s.qa.append((f"What color is the shape in frame {k}?", new if change and k >= change else color))
     m.done(*out)

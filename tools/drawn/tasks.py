@@ -134,9 +134,13 @@ def _router(s, q, r):
     return q.format(options=router_options(order)), LETTERS[order.index(s.domain)], True
 
 
+# kinds of facts about which a claim is asked more often: what a single arrow, frame, place or digit decides
+HARD, OFTEN = {"relation", "event", "motion", "pos", "value", "value_axis"}, 2.
+
+
 def _claim(s, q, r):
     pool = [(f.true, f.false) for f in s.facts] + [p for p in s.reasoning if r.random() < .3]
-    true, false = r.choice(pool)
+    true, false = r.choices(pool, [OFTEN if f.kind in HARD else 1 for f in s.facts] + [1] * (len(pool) - len(s.facts)))[0]
     ok = r.random() < .5
     return q.format(claim=true if ok else false), _yes(ok), True
 

@@ -76,7 +76,9 @@ class Maker:
         self.r, self.s, self.frame = r, sample, frame
         self.held = sample.held
         self.family = family
-        self.smudge = r.random() < .12          # some pictures carry words that cannot be read
+        # some pictures carry words that cannot be read; in training more of them, also several in a row
+        self.smudge = r.random() < (.12 if self.held else .18)
+        self.smudged = .25 if self.held else r.choice((.25, .25, .6))
         self.printed_random = r.choice((.35, .6, .9))
 
     def canvas(self, background, mono=False):
@@ -115,7 +117,7 @@ class Maker:
         w = random_word(r, 2, longest) if r.random() < self.printed_random else listed(r, name, self.held)
         while len(w) > longest:
             w = listed(r, name, self.held)
-        if self.smudge and not plain and len(w) > 3 and r.random() < .25:
+        if self.smudge and not plain and len(w) > 3 and r.random() < self.smudged:
             return cv.Smudged(w)
         return w
 
