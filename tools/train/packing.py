@@ -10,9 +10,11 @@ import words
 import world
 from model import CHARS, SLOTS
 
-ROWS, LENGTH, TILES = 16, 512, 36   # of a chunk
+ROWS, LENGTH, TILES = 16, 512, 44   # of a chunk
 ANSWERS = ROWS * 164                # answer positions of a chunk
-QUERIES = 48                        # glyph queries of a tile
+QUERIES = 80                        # glyph queries of a tile
+DENSE = 50                          # characters of text from which answers are long
+MISSES = 6                          # samples without room after which a chunk is full
 _CLASS = {ch: i for i, ch in enumerate(CHARS)}
 GRID_Y, GRID_X = 8 * SLOTS[0], 8 * SLOTS[1]  # glyph cells of a tile: 7 x 3.5 pixels
 
@@ -41,8 +43,10 @@ def plan(s, r, focus):
         first.append("coder")
     if s.table and r.random() < .3 * focus.get("data_table", 1):
         first.append("data_table")
-    if s.domain == "knowledge_edu":
+    if s.domain == "knowledge_edu" or s.domain == "infographic_document" and s.table and r.random() < .5:
         first += ["qa"]
+    if s.domain in ("knowledge_edu", "video"):
+        first += ["claim"]
     r.shuffle(first)
     names = _VIDEO if s.domain == "video" else _STILL
     return first + ["claim"] + r.choices(names, [EXTRA[n] * focus.get(n, 1) for n in names], k=7)
@@ -68,14 +72,14 @@ class Row:
     """One row of a chunk under construction."""
 
     def __init__(self):
-        self.ids, self.seg, self.br, self.pos, self.at, self.w = [], [], [], [], [], []
+        self.ids, self.seg, self.br, self.pos, self.at, self.w, self.tiles = [], [], [], [], [], [], []
         self.samples = 0
 
     @property
     def left(self):
         return LENGTH - len(self.ids)
 
-    def add(self, prefix, items):
+    def add(self, prefix, items, tiles=()):
         n, k = len(prefix), self.samples
         self.ids += prefix
         self.seg += [k] * n
@@ -91,6 +95,7 @@ class Row:
             self.br += [b] * m
             self.pos += range(n, n + m)
         self.samples += 1
+        self.tiles += tiles
 
 
 def glyph_queries(glyphs, g, out_token, out_slot, out_class):
@@ -121,7 +126,7 @@ class Packer:
         self.tx, self.seed, self.multi, self.focus = tx, seed, multi, focus or {}
         self.outside, self.video = outside * self.focus.get(world.OUTSIDE, 1), video * self.focus.get("video", 1)
         self.weights = {d: w * self.focus.get(d, 1) for d, w in world.WEIGHTS.items()}
-        self.aside = []
+        self.aside, self.waiting = [], []
         self.r = random.Random(seed)
 
     def sample(self, tiles_left, rows_left):
@@ -134,55 +139,59 @@ class Packer:
             return world.make(self.seed, world.OUTSIDE, size="plain"), r
         if k < self.outside + self.video and wide:
             return world.make(self.seed, "video"), r
-        size = "multi" if wide and r.random() < self.multi else r.choice(("plain", "plain", "plain", "plain", "near"))
+        size = "multi" if wide and r.random() < self.multi else r.choice(("plain", "plain", "plain", "near"))
         domain = None if self.weights == world.WEIGHTS else r.choices(list(self.weights), self.weights.values())[0]
         return world.make(self.seed, domain, size=size), r
 
     def chunk(self):
-        """Arrays of one chunk, see `arrays`."""
-        rows, tiles, row = [], [], Row()
-        while len(rows) < ROWS:
-            spare, left = TILES - len(tiles), ROWS - len(rows)
-            if spare == 0 or self.aside and (self.r.random() < .5 or row.left < 150):
-                if not self.aside:
-                    rows.append(row)
-                    row = Row()
+        """Arrays of one chunk, see `arrays`. A sample goes to the fullest row that has room; one that finds none waits for the next chunk."""
+        rows, tiles, missed = [Row() for _ in range(ROWS)], 0, 0
+        waiting, self.waiting = self.waiting, []
+        while missed < MISSES:
+            spare = TILES - tiles
+            if self.aside and (not spare or self.r.random() < .5):
+                q, a = self.aside.pop()
+                prefix = self.tx.prefix(0)
+                row = fullest(rows, len(prefix) + len(q) + len(a))
+                if row:
+                    row.add(prefix, [(q, a)])
                     continue
-                item = self.aside.pop()
-                p = self.tx.prefix(0)
-                if len(p) + len(item[0]) + len(item[1]) > row.left:
-                    if row.samples:
-                        self.aside.append(item)
-                        rows.append(row)
-                        row = Row()
-                    continue
-                row.add(p, [item])
-                continue
-            s, r = self.sample(spare, left)
+            if not spare:
+                break
+            s, r = waiting.pop() if waiting else self.sample(spare, sum(row.left for row in rows) / LENGTH)
             cut = [t for im, g in zip(s.images, s.glyphs) for t in (canvas.tiles(im, g) if s.domain != "video" else [(im, g)])]
+            dense = len(s.ocr) > DENSE
             prefix = self.tx.prefix(len(cut), r.random() < .08, s.domain == "video")
-            if len(cut) > spare:
+            need = min(LENGTH, len(prefix) + (220 if dense and len(cut) == 1 else 110))  # six frames leave less, even in a row of their own
+            row = fullest(rows, need) if len(cut) <= spare else None
+            if not row:
+                missed += 1
+                self.waiting.append((s, r))
                 continue
-            if len(prefix) + 110 > row.left:
-                rows.append(row)
-                row = Row()
-                if len(rows) == ROWS:
-                    break
             room = row.left - len(prefix)
             if len(cut) == 1 and r.random() < .75:
-                room = min(room, 185)
+                room = min(room, 300 if dense else 185)  # what is dense has long answers
             items, aside = branches(self.tx, s, r, room, self.focus)
             if len(self.aside) < 64:
                 self.aside += aside
-            if not items:
-                continue
-            row.add(prefix, items)
-            tiles += cut
-        return arrays(self.tx, rows[:ROWS], tiles, self.r)
+            if items:
+                row.add(prefix, items, cut)
+                tiles += len(cut)
+        self.waiting = (waiting + self.waiting)[:4 * MISSES]
+        return arrays(self.tx, rows, self.r)
 
 
-def arrays(tx, rows, tiles, r):
-    """images [T,H,W,3] u8, ids/seg/br/pos [R,L], answer positions and weights [A], glyph token/slot/class [T,Q]."""
+def fullest(rows, need):
+    """The row with the least room of those that have room for `need` tokens, or None."""
+    fit = [row for row in rows if row.left >= need]
+    return min(fit, key=lambda row: row.left) if fit else None
+
+
+def arrays(tx, rows, r):
+    """images [T,H,W,3] u8, ids/seg/br/pos [R,L], answer positions and weights [A], glyph token/slot/class [T,Q].
+
+    Images are in the order of the rows, as the places of their tokens are.
+    """
     ids = np.full((ROWS, LENGTH), tx.pad, np.int16)
     seg, br, pos = np.full((ROWS, LENGTH), -1, np.int16), np.full((ROWS, LENGTH), -1, np.int16), np.zeros((ROWS, LENGTH), np.int16)
     at, w = np.zeros(ANSWERS, np.int32), np.zeros(ANSWERS, np.float32)
@@ -196,7 +205,7 @@ def arrays(tx, rows, tiles, r):
         k += m
     img = np.full((TILES, canvas.UNIT, canvas.UNIT, 3), 127, np.uint8)
     token, slot, cls = np.zeros((TILES, QUERIES), np.int16), np.zeros((TILES, QUERIES), np.int16), np.full((TILES, QUERIES), -1, np.int16)
-    for i, (im, glyphs) in enumerate(tiles):
+    for i, (im, glyphs) in enumerate(tile for row in rows for tile in row.tiles):
         img[i] = np.asarray(im)
         glyph_queries(glyphs, r, token[i], slot[i], cls[i])
     return img, ids, seg, br, pos, at, w, token, slot, cls

@@ -10,9 +10,13 @@ import math
 import multiprocessing as mp
 import os
 import random
+import shutil
+import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +26,9 @@ from greedy import quick
 from export import export, load
 from model import MICRO, Config, Model, branch_mask
 from tok import Text
+
+
+STATUS_BAD = 3  # of a run whose loss says that it spoils the weights
 
 
 class Muon(torch.optim.Optimizer):
@@ -93,6 +100,7 @@ class Loader:
 
     def work(self, tok, image_tokens, base, multi, worker):
         torch.set_num_threads(1)
+        os.nice(5)  # compiling and launching go first
         p = packing.Packer(Text(tok, image_tokens), packing.first_seed(base, worker), multi=multi, focus=self.focus)
         while True:
             chunk = p.chunk()
@@ -116,12 +124,19 @@ class Loader:
 
 
 class Pool:
-    """A ring of recent chunks on the device, filled by a thread; steps draw some at random, so a slow loader means reuse, not waiting."""
+    """Chunks on the device, put there by a thread. A step takes chunks that none has used; when these run short, older ones again.
+
+    A place is free, fresh, being read by a step that was sent to the device (used, until its event), or being written. Places of
+    used chunks are written anew from the one used longest ago, behind the event of the last step that reads it; `kept` of them
+    always stay to be used again.
+    """
 
     def __init__(self, loader, size, device):
-        self.loader, self.size, self.device, self.ready, self.got, self.error = loader, size, device, [], 0, None
+        self.loader, self.device, self.got, self.reused, self.error = loader, device, 0, 0, None
         self.ring = torch.empty((size, loader.bytes), dtype=torch.uint8, device=device)
-        self.lock = threading.Lock()
+        self.free, self.fresh, self.used, self.read, self.kept = list(range(size)), deque(), deque(), {}, size // 3
+        self.change = threading.Condition()
+        self.gate = threading.Lock()  # the thread leaves the device alone while another holds it
         threading.Thread(target=self.fill, daemon=True).start()
 
     def fill(self):
@@ -129,36 +144,53 @@ class Pool:
             side = torch.cuda.Stream() if self.device == "cuda" else None
             while True:
                 slot = self.loader.full.get()
-                k = self.got % self.size
-                with self.lock:
-                    if k in self.ready:
-                        self.ready.remove(k)
-                if side:
-                    with torch.cuda.stream(side):
+                with self.change:
+                    while not self.free and len(self.used) <= self.kept:
+                        self.change.wait()
+                    k = self.free.pop() if self.free else self.used.popleft()
+                    read = self.read.pop(k, None)
+                with self.gate:
+                    if side:
+                        with torch.cuda.stream(side):
+                            if read:
+                                side.wait_event(read)
+                            self.ring[k].copy_(self.loader.shared[slot])
+                            side.synchronize()
+                    else:
                         self.ring[k].copy_(self.loader.shared[slot])
-                        side.synchronize()
-                else:
-                    self.ring[k].copy_(self.loader.shared[slot])
                 self.loader.free.put(slot)
-                with self.lock:
-                    self.ready.append(k)
+                with self.change:
+                    self.fresh.append(k)
                     self.got += 1
+                    self.change.notify_all()
         except BaseException as e:  # handed to the training thread
             self.error = e
 
     def draw(self, m):
         """m chunks as rows of bytes."""
-        while len(self.ready) < 3 * m:
-            if self.error:
-                raise self.error
-            time.sleep(.01)
-        with self.lock:  # a chunk being overwritten is not ready; a drawn one is copied before its turn comes again
-            ix = random.sample(self.ready, m)
-        return torch.stack([self.ring[k] for k in ix])
+        with self.change:
+            while len(self.fresh) + len(self.used) < 3 * m:
+                if self.error:
+                    raise self.error
+                self.change.wait(.5)
+            new = [self.fresh.popleft() for _ in range(min(m, len(self.fresh)))]
+            old = random.sample(self.used, m - len(new))
+            rows = torch.stack([self.ring[k] for k in new + old])
+            if self.device == "cuda":
+                done = torch.cuda.Event()
+                done.record()
+                self.read.update(dict.fromkeys(new + old, done))
+            self.used.extend(new)
+            self.reused += len(old)
+            self.change.notify_all()
+        return rows
 
 
-def losses(m, batch, image_id, dev):
-    """Mean answer loss, share of right answer tokens, glyph loss, share of right glyphs."""
+def losses(m, batch, image_id, dev, reach=1.):
+    """Mean answer loss, share of right answer tokens, glyph loss, share of right glyphs.
+
+    reach scales the gradient of the glyph loss behind its head: a head that starts anew must not undo what the tower knows.
+    """
     img, ids, seg, br, pos, at, w, token, slot, cls = batch
     chunks, rows = ids.shape[:2]
     with torch.autocast(dev, torch.bfloat16):
@@ -171,14 +203,15 @@ def losses(m, batch, image_id, dev):
         picked = h.gather(1, at.long()[..., None].expand(-1, -1, h.shape[-1]))
         target = ids.long().flatten(1).gather(1, at.long() + 1)
         loss, hit = head_loss(m.llm.head, picked.flatten(0, 1), target.flatten(), w.flatten())
-        gloss, ghit = glyph_loss(m.glyphs, feats, token.flatten(0, 1).long(), slot.flatten(0, 1).long(), cls.flatten(0, 1).long())
+        known = feats.detach()
+        gloss, ghit = glyph_loss(m.glyphs, known + (feats - known) * reach, token.flatten(0, 1).long(), slot.flatten(0, 1).long(), cls.flatten(0, 1).long())
     return loss, hit, gloss, ghit
 
 
 def head_loss(head, h, target, w):
     lg = head(h).float()
     ce = F.cross_entropy(lg, target, reduction="none")
-    return (ce * w).sum() / w.sum(), ((lg.argmax(-1) == target) & (w > 0)).float().sum() / (w > 0).sum()
+    return (ce * w).sum() / w.sum().clamp(min=1), ((lg.argmax(-1) == target) & (w > 0)).float().sum() / (w > 0).sum().clamp(min=1)
 
 
 def glyph_loss(glyphs, feats, token, slot, cls):
@@ -197,21 +230,29 @@ def rate(t, seconds, warm, decay, low, high=1.):
     return high if left > 1 else low + (high - low) * max(0., left)
 
 
+class Unusable(Exception):
+    """The captured step cannot be used."""
+
+
 class Step:
     """One step of training on rows of chunks: losses, gradients, optimisers.
 
     With graph=True the step is captured once as a CUDA graph and replayed: the rows are copied to where the graph reads them, and
-    the learning rates are tensors it reads. A capture that fails is reported, and steps go on as before.
+    the learning rates and the reach of the glyph loss are tensors it reads. Unusable is raised when the capture fails, or when its
+    first replay moves the weights by another distance than the step before it did.
     """
 
     EAGER = 8  # steps before the capture: they compile, and make the optimisers' state
+    AHEAD = 2  # steps sent to the device before the first of them has ended
 
-    def __init__(self, m, opts, loader, image_id, glyph, dev, graph=False):
+    def __init__(self, m, opts, loader, image_id, glyph, dev, graph=False, gate=None):
         self.m, self.opts, self.loader, self.image_id, self.glyph, self.dev = m, opts, loader, image_id, glyph, dev
-        self.steps, self.graph, self.rows, self.out, self.error = 0, graph and dev == "cuda", None, None, ""
-        self.replay, self.side = None, torch.cuda.Stream() if self.graph else None
+        self.steps, self.graph, self.rows, self.out = 0, graph and dev == "cuda", None, None
+        self.replay, self.side, self.gate = None, torch.cuda.Stream() if self.graph else None, gate or nullcontext()
+        self.reach, self.sent, self.moved = torch.ones((), device=dev), deque(), []
 
-    def rate(self, lr):
+    def rate(self, lr, reach=1.):
+        self.reach.fill_(reach)
         for o in self.opts:
             for g in o.param_groups:
                 if torch.is_tensor(g["lr"]):
@@ -221,19 +262,49 @@ class Step:
 
     def __call__(self, rows):
         """loss, share of right answer tokens, glyph loss, share of right glyphs, gradient norm."""
-        if self.graph and self.steps >= self.EAGER and self.replay is None:
-            self._capture(rows)
         self.steps += 1
-        if self.replay is None:
-            return self._aside(rows) if self.graph else self._eager(rows)
+        if self.graph and self.steps == self.EAGER:
+            out = self._distance(self._aside, rows)
+            self._capture(rows)
+        elif self.graph and self.steps == self.EAGER + 1:
+            out = self._distance(self._replay, rows)
+            a, b = self.moved
+            if not .3 * a < b < 3 * a:
+                raise Unusable(f"the first replay moved the weights by {b:.3g}, the step before it by {a:.3g}")
+        elif self.replay:
+            out = self._replay(rows)
+        else:
+            out = self._aside(rows) if self.graph else self._eager(rows)
+        self._pace()
+        return out
+
+    def _pace(self):
+        """Waits, without keeping a core busy, until no more than AHEAD steps are under way."""
+        if self.dev != "cuda":
+            return
+        done = torch.cuda.Event(blocking=True)
+        done.record()
+        self.sent.append(done)
+        if len(self.sent) > self.AHEAD:
+            self.sent.popleft().synchronize()
+
+    def _replay(self, rows):
         self.rows.copy_(rows)
         self.replay.replay()
         return self.out.clone()
 
+    def _distance(self, step, rows):
+        """A step that notes how far it moves the weights."""
+        before = [p.detach().clone() for p in self.m.parameters()]
+        out = step(rows)
+        norms = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self.m.parameters()], before))
+        self.moved.append(float(torch.stack(norms).norm()))
+        return out
+
     def _eager(self, rows):
         for o in self.opts:
             o.zero_grad(set_to_none=True)
-        loss, hit, gloss, ghit = losses(self.m, self.loader.unpack(rows), self.image_id, self.dev)
+        loss, hit, gloss, ghit = losses(self.m, self.loader.unpack(rows), self.image_id, self.dev, self.reach)
         (loss + self.glyph * gloss).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.m.parameters(), 1.)
         for o in self.opts:
@@ -251,15 +322,17 @@ class Step:
 
     def _capture(self, rows):
         self.rows = rows.clone()
+        for o in self.opts:
+            o.zero_grad(set_to_none=True)  # the graph makes its own
+        replay = torch.cuda.CUDAGraph()
         try:
-            torch.cuda.synchronize()
-            replay = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(replay, stream=self.side):
-                self.out = self._eager(self.rows)
-            self.replay = replay
-        except Exception as e:  # whatever cannot be captured: slower, but the run goes on
-            self.graph, self.error = False, f"{type(e).__name__}: {e}"[:300]
-            torch.cuda.synchronize()
+            with self.gate:
+                torch.cuda.synchronize()
+                with torch.cuda.graph(replay, stream=self.side, capture_error_mode="thread_local"):
+                    self.out = self._eager(self.rows)
+        except Exception as e:  # a failed capture leaves the random generator and the allocator in its mode: this process is spoilt
+            raise Unusable(f"{type(e).__name__}: {e}"[:400]) from e
+        self.replay = replay
 
 
 def optimisers(m, lr, adam, dev, graph):
@@ -326,10 +399,14 @@ def arguments():
     ap.add_argument("--multi", type=float, default=.1, help="share of pictures of several tiles")
     ap.add_argument("--focus", type=parse_focus, default={}, metavar="NAME=FACTOR,...", help="how much more often domains are drawn and tasks asked than in the recipe")
     ap.add_argument("--base", type=int, default=0, help="offset of the training seeds")
+    ap.add_argument("--end", type=float, default=0, help="time of day (seconds since 1970) at which training must have ended; shortens --seconds")
     ap.add_argument("--save", type=float, default=90, help="seconds between checkpoints")
+    ap.add_argument("--keep", help="folder for a copy of the newest weights and of the log, in few files")
+    ap.add_argument("--lines", type=int, default=0, help="steps between lines of the log; default 100, on the CPU 5")
+    ap.add_argument("--reach", type=float, default=0, help="seconds in which the glyph loss comes to reach behind its head; for weights without that head")
     ap.add_argument("--score", type=int, default=24, help="pictures a domain of the evaluations, 0 = none")
     ap.add_argument("--profile", action="store_true", help="print where three steps spend their time")
-    ap.add_argument("--graph", action="store_true", help="capture the step as a CUDA graph")
+    ap.add_argument("--graph", action="store_true", help="capture the step as a CUDA graph; starts anew without it when that fails")
     ap.add_argument("--eval", type=float, default=0, help="seconds between quick evaluations, 0 = only at the end")
     ap.add_argument("--micro", action="store_true", help="a tiny model, for the CPU")
     ap.add_argument("--compile", action="store_true", help="compile on the CPU too")
@@ -367,17 +444,41 @@ def main():
     say = Log(f"{a.out}/log.jsonl")
     say(event="start", params=m.shipped(), device=torch.cuda.get_device_name() if dev == "cuda" else "cpu", torch=torch.__version__, args=vars(a))
     opts = optimisers(m, a.lr, a.adam, dev, a.graph and dev == "cuda")
-    source = Pool(loader, 192 if dev == "cuda" else 12, dev) if a.workers else loader
+    source = Pool(loader, 768 if dev == "cuda" else 12, dev) if a.workers else loader
     if dev == "cuda" or a.compile:
         compile_blocks(m)
-    train(a, m, tx, Step(m, opts, loader, tx.img, a.glyph, dev, a.graph), source, say, dev)
+    step = Step(m, opts, loader, tx.img, a.glyph, dev, a.graph, getattr(source, "gate", None))
+    try:
+        status = train(a, m, tx, step, source, say, dev)
+    except Unusable as e:
+        say(event="unusable", why=str(e))
+        stop(loader)
+        status = subprocess.call([sys.executable, *(x for x in sys.argv if x != "--graph")])
+    stop(loader)
+    os._exit(status)
+
+
+def stop(loader):
+    """Ends the workers, which never end by themselves."""
+    for w in loader.workers:
+        w.kill()
+
+
+class Watch:
+    """Compares the loss with that of the first steps, which hardly move the weights, and so shows what they knew before."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def bad(self, loss):
+        return not math.isfinite(loss) or loss > 3 * self.known + .1
 
 
 def train(a, m, tx, step, source, say, dev):
-    """The loop: draw, step, and now and then a line in the log, a checkpoint, an evaluation."""
+    """The loop: draw, step, and now and then a line in the log, a checkpoint, an evaluation. Returns the exit status."""
     begun, hist, wait, warmup = time.time(), [], 0., (step.EAGER + 2 if step.graph else 4) if dev == "cuda" else 1
-    clock = Clock(a, warmup)
-    last = saved = evaled = None
+    clock, lines, early = Clock(a, warmup), a.lines or (100 if dev == "cuda" else 5), []
+    last = saved = evaled = watch = None
 
     def score(n, tag):
         m.eval()
@@ -386,6 +487,14 @@ def train(a, m, tx, step, source, say, dev):
         m.train()
         say(event=tag, step=clock.step, t=round(clock.wall(), 1), took=round(time.time() - s, 1), **res)
         return time.time() - s
+
+    def save():
+        if not all(bool(p.isfinite().all()) for p in m.parameters()):
+            return 0  # the next line of the log ends the run; the files stay those of before
+        total = export(m, f"{a.out}/model", a.tok)
+        if a.keep:
+            keep(f"{a.out}/model", f"{a.out}/log.jsonl", a.keep)
+        return total
     m.train()
     while True:
         tw = time.time()
@@ -393,7 +502,7 @@ def train(a, m, tx, step, source, say, dev):
         wait += time.time() - tw
         t = clock.at()
         f = rate(t, a.seconds, a.warm, a.decay, a.low, a.high)
-        step.rate(a.lr * f)
+        step.rate(a.lr * f, min(1., t / a.reach) if a.reach else 1.)
         if a.profile and clock.step == warmup + 12:
             prof = torch.profiler.profile().__enter__()
         out = step(rows)
@@ -401,43 +510,60 @@ def train(a, m, tx, step, source, say, dev):
         if a.profile and clock.step == warmup + 15:
             prof.__exit__(None, None, None)
             key = "self_cuda_time_total" if dev == "cuda" else "self_cpu_time_total"
-            print(prof.key_averages().table(sort_by=key, row_limit=14, max_name_column_width=60), flush=True)
-        if clock.start is None and clock.step == warmup:
-            if dev == "cuda":
-                torch.cuda.synchronize()
-            clock.start = last = saved = evaled = time.time()
-            wait = 0.
-            say(event="ready", s=round(clock.start - begun, 1), graph=step.replay is not None, graph_error=step.error)
+            print(prof.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=70), flush=True)
         if clock.start is None:
+            early.append(out)
+            if clock.step == warmup:
+                known = torch.stack(early).mean(0).tolist()
+                clock.start = last = saved = evaled = time.time()
+                if a.end:
+                    a.seconds = min(a.seconds, a.end - clock.start)
+                watch, wait = Watch(known[0]) if a.init else None, 0.
+                say(event="ready", s=round(clock.start - begun, 1), seconds=round(a.seconds, 1), graph=step.replay is not None, moved=step.moved, known=round(known[0], 4))
             continue
         hist.append(out)
-        if len(hist) == (100 if dev == "cuda" else 5):
+        if watch and clock.step == warmup + 40:
+            v = torch.stack(hist[-20:]).mean(0).tolist()
+            say(event="check", step=clock.step, loss=round(v[0], 4), known=round(watch.known, 4), steps_s=round(40 / (time.time() - clock.start), 2))
+            if watch.bad(v[0]) and step.graph:
+                raise Unusable(f"after 40 steps the loss is {v[0]:.4f}, at the start it was {watch.known:.4f}")
+        if len(hist) >= lines:
             v = torch.stack(hist).mean(0).tolist()
             now = time.time()
             say(step=clock.step, t=round(clock.wall(), 1), loss=round(v[0], 4), acc=round(v[1], 4), glyph=round(v[2], 4), glyph_acc=round(v[3], 4), gn=round(v[4], 2), lr=round(a.lr * f, 6),
-                steps_s=round(len(hist) / (now - last), 2), wait=round(wait / (now - last), 2), chunks=getattr(source, "got", clock.step * a.chunks))
-            if not math.isfinite(v[0]):
-                raise SystemExit("train: the loss is not finite")
+                steps_s=round(len(hist) / (now - last), 2), wait=round(wait / (now - last), 2), chunks=getattr(source, "got", clock.step * a.chunks), reused=getattr(source, "reused", 0))
+            if watch.bad(v[0]) if watch else not math.isfinite(v[0]):
+                say(event="bad", loss=v[0])
+                return STATUS_BAD
             hist, wait, last = [], 0., now
         if time.time() - saved > a.save:
-            s = time.time()
-            export(m, f"{a.out}/model", a.tok)
+            save()
             saved = time.time()
-            clock.paused += saved - s
         if a.eval and time.time() - evaled > a.eval and t < a.seconds - 30:
             clock.paused += score(a.score, "eval")
             evaled = last = time.time()
             hist, wait = [], 0.
         if clock.at() >= a.seconds:
             break
-    total = export(m, f"{a.out}/model", a.tok)
-    say(event="trained", steps=clock.step, chunks=getattr(source, "got", clock.step * a.chunks), bytes=total)
+    total = save()
+    say(event="trained" if total else "bad", steps=clock.step, chunks=getattr(source, "got", clock.step * a.chunks), bytes=total)
+    if not total:
+        return STATUS_BAD
+    if a.keep:
+        shutil.copy(f"{a.out}/log.jsonl", a.keep)
     if a.score:
         load(m, f"{a.out}/model")  # score the weights as shipped, rounded to bf16
         score(a.score if dev == "cuda" else 1, "final")
-    for w in step.loader.workers:  # they never end by themselves
-        w.kill()
-    os._exit(0)
+    return 0
+
+
+def keep(folder, log, to):
+    """Copies weights, glyph head and log; each file is whole at any time."""
+    os.makedirs(to, exist_ok=True)
+    for path in [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f.endswith(".safetensors")] + [os.path.join(folder, "aux", "glyphs.safetensors"), log]:
+        part = os.path.join(to, "part")
+        shutil.copy(path, part)
+        os.replace(part, os.path.join(to, os.path.basename(path)))
 
 
 if __name__ == "__main__":

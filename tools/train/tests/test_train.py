@@ -1,6 +1,8 @@
 """The tokenizer equals the library's, packing equals separate prompts, and exports load in transformers."""
+import contextlib
 import json
 import os
+import queue
 import random
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import answers  # noqa: E402
@@ -15,6 +18,7 @@ import evaluate  # noqa: E402
 import greedy  # noqa: E402
 import model as M  # noqa: E402
 import packing  # noqa: E402
+import support  # noqa: E402
 import tasks  # noqa: E402
 import tok  # noqa: E402
 import train  # noqa: E402
@@ -74,6 +78,26 @@ def test_a_chunk_is_what_its_prompts_are_alone(text, net):
                 mask = torch.full((n, n), float("-inf")).triu(1)[None, None]
                 alone = net.llm(x[i:i + 1, keep], torch.arange(n)[None], mask)
                 assert torch.allclose(alone[0], packed[0, keep], atol=2e-4)
+
+
+def test_chunks_stay_full(text):
+    """What finds no room waits, and must not take the place of what does."""
+    p = packing.Packer(text, 6_000_000, multi=.3, focus={"video": 4})
+    chunks = [p.chunk() for _ in range(40)]
+    assert min((c[2] >= 0).mean() for c in chunks) > .7 and np.mean([(c[2] >= 0).mean() for c in chunks]) > .85
+    assert min((c[6] > 0).sum() for c in chunks) > packing.ROWS * 50
+    assert len(p.waiting) <= 4 * packing.MISSES
+
+
+def test_images_follow_the_order_of_the_rows(text):
+    rows = [packing.Row() for _ in range(packing.ROWS)]
+    tile = lambda k: (Image.new("RGB", (224, 224), (k, k, k)), [])
+    item = [text.ask("Describe the image."), text.answer("A note.")]
+    for row, shades in ((1, [1]), (0, [2, 3]), (1, [4])):
+        rows[row].add(text.prefix(len(shades)), [item], [tile(k) for k in shades])
+    img, ids, *_ = packing.arrays(text, rows, random.Random(0))
+    assert img[:5, 0, 0, 0].tolist() == [2, 3, 1, 4, 127]
+    assert [(row == text.img).sum() for row in ids[:3]] == [128, 128, 0]
 
 
 def test_image_features_go_to_image_positions(text, net):
@@ -177,3 +201,119 @@ def test_a_step_changes_weights_by_the_rate(text, net):
     step.rate(1e-3)
     step(loader.draw(1))
     assert not any(torch.equal(a, b) for a, b in zip(before, m.parameters()) if b.ndim == 2 and b.grad is not None and b.grad.abs().sum() > 0)
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph on the CPU: a replay does what `again` does."""
+
+    def __init__(self, again):
+        self.again = again
+
+    def __call__(self):
+        return self
+
+    def replay(self):
+        self.again()
+
+
+class FakeStream:
+    def wait_stream(self, other):
+        pass
+
+
+def captured(monkeypatch, text, again):
+    """A captured step of a micro model with everything of CUDA replaced."""
+    m = M.Model(M.Config(**M.MICRO))
+    loader = train.Loader(SHIPPED, 64, 0, .1, 0, 0)
+    step = train.Step(m, train.optimisers(m, 1e-3, False, "cpu", False), loader, text.img, .5, "cpu")
+    step.graph, step.side, step.EAGER = True, FakeStream(), 2
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda *a, **k: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph(lambda: again(step)))
+    step.rate(1e-3)
+    return step, loader
+
+
+def test_a_replayed_step_reads_new_rows(monkeypatch, text):
+    seen = []
+
+    def again(step):
+        seen.append(step.rows.clone())
+        step.out.copy_(step._eager(step.rows))
+    step, loader = captured(monkeypatch, text, again)
+    rows = [loader.draw(1) for _ in range(4)]
+    out = [step(r) for r in rows]
+    assert [torch.equal(a, b) for a, b in zip(seen, rows[2:])] == [True, True]
+    assert len(step.moved) == 2 and all(x > 0 for x in step.moved)
+    assert not torch.equal(out[2], out[3])
+
+
+def test_a_replay_that_does_not_train_is_refused(monkeypatch, text):
+    step, loader = captured(monkeypatch, text, lambda step: None)
+    rows = loader.draw(1)
+    step(rows)
+    step(rows)
+    with pytest.raises(train.Unusable, match="moved the weights by 0"):
+        step(rows)
+
+
+def test_a_loss_far_above_the_first_is_bad():
+    w = train.Watch(.08)
+    assert not w.bad(.3) and w.bad(.4) and w.bad(float("nan"))
+
+
+def test_a_pool_gives_new_chunks_before_old_ones():
+    class Source:
+        bytes, slots = 3, 100
+
+        def __init__(self):
+            self.shared = torch.arange(self.slots, dtype=torch.uint8)[:, None].repeat(1, self.bytes)
+            self.full, self.free = queue.Queue(), queue.Queue()
+    source = Source()
+    pool = train.Pool(source, 12, "cpu")
+
+    def fill(ks):
+        for k in ks:
+            source.full.put(k)
+        for _ in ks:
+            source.free.get(timeout=5)
+    fill(range(6))
+    first = pool.draw(2)[:, 0].tolist() + pool.draw(2)[:, 0].tolist()
+    assert first == [0, 1, 2, 3] and pool.reused == 0
+    assert pool.draw(1)[0, 0] == 4
+    rest = pool.draw(2)[:, 0].tolist()
+    assert rest[0] == 5 and rest[1] in [*first, 4] and pool.reused == 1
+    fill(range(6, 22, 2))  # 6 free places, then those of used chunks but the last four
+    assert pool.draw(4)[:, 0].tolist() == [6, 8, 10, 12]
+    assert len(pool.fresh) + len(pool.used) == 12
+
+
+def test_the_glyph_loss_reaches_behind_its_head_by_degrees(text):
+    m = M.Model(M.Config(**M.MICRO))
+    batch = train.Loader(SHIPPED, 64, 0, .1, 0, 0)
+    batch = batch.unpack(batch.draw(1))
+
+    def gradients(reach):
+        m.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        train.losses(m, batch, text.img, "cpu", reach)[2].backward()
+        return m.vision.patch.weight.grad.norm().item(), m.glyphs.inp.weight.grad.norm().item()
+    (none, head), (half, _), (full, same) = gradients(0.), gradients(.5), gradients(1.)
+    assert none == 0 < half < full and half == pytest.approx(full / 2, rel=.02) and head == pytest.approx(same, rel=.02)
+
+
+def test_support_weights_are_found_again():
+    g = np.random.default_rng(0)
+    x = np.stack([g.uniform(-8, 0, 4000), g.uniform(-6, 6, 4000), g.integers(0, 4, 4000), g.integers(0, 3, 4000)], 1)
+    odds = x @ np.array([.5, .3, 1., 0.]) - .5
+    y = g.random(4000) < 1 / (1 + np.exp(-odds))
+    b, w = support.fit(x, y)
+    assert abs(b + .5) < .25 and np.allclose(w, [.5, .3, 1., 0.], atol=.12) and (w >= 0).all()
+    assert support.auc(np.array([1., 2., 3.]), np.array([False, True, True])) == 1 and support.auc(np.zeros(4), np.array([True, False] * 2)) == .5
+
+
+def test_support_reads_records():
+    record = {"checks": {"claims": [{"t": "A.", "logp": -20., "claim": .5, "views": 3, "agents": 1}, {"t": "B.", "logp": -1., "claim": 1., "views": 0, "agents": 0}, {"t": "C.", "logp": -1., "views": 0, "agents": 0}]}}
+    assert list(support.rows(record, {"A."})) == [([-8., 0., 3, 1], True), ([-1., 6., 0, 0], False)]
