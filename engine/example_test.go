@@ -71,9 +71,17 @@ func ExampleSession() {
 		log.Fatal(err)
 	}
 	defer s.Close()
-	domains := []string{"A", "B", "C", "D", "E", "F", "G", "H", "I"}
-	question := "Which domain fits the image? A natural, B structure_math, C infographic_document, D medical_bio, " +
-		"E ui, F code, G knowledge_edu, H synthetic, I video. Answer with the letter."
+	domains := []string{"A", "B", "C", "D", "E", "F", "G", "H"}
+	question := "Which domain fits the image best?\n" +
+		"A. natural: photo or drawing of a real scene, people, objects\n" +
+		"B. structure_math: chart, plot, geometry, formula\n" +
+		"C. infographic_document: page, form, poster, table, slide\n" +
+		"D. medical_bio: medical scan or microscope image\n" +
+		"E. ui: software interface\n" +
+		"F. code: source code, terminal, log\n" +
+		"G. knowledge_edu: diagram or map made to explain\n" +
+		"H. synthetic: generated pattern, rendered or abstract art\n" +
+		"Answer with the letter only."
 	scores, err := s.ScoreLabels(ctx, question, "", domains)
 	if err != nil {
 		log.Fatal(err)

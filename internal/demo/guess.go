@@ -8,7 +8,7 @@ const Unknown = "This is not a drawn picture that I know. A description would be
 // caption of the embedded model is called a guess. It was chosen so that at most
 // 2 % of the captions of held-out drawn pictures are; docs/results/drawn-accuracy.md
 // has what it catches.
-const GuessBelow = -0.0641
+const GuessBelow = -0.0535
 
 // Guess reports whether a detailed caption, made greedily, is a guess: the model
 // says so, or its words were too unsure. The mean is of the natural logarithms of
