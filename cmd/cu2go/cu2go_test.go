@@ -66,6 +66,12 @@ func TestParseKernels(t *testing.T) {
 	require.Equal(t, []string{"sm_90a"}, archs)
 }
 
+func TestIncluded(t *testing.T) {
+	headers := map[string]string{"a.cuh": "#include \"b.cuh\"\n#include \"c.cuh\"\n", "b.cuh": "#include \"a.cuh\"\n", "c.cuh": "", "d.cuh": ""}
+	require.Equal(t, []string{"a.cuh", "b.cuh", "c.cuh"}, included("// x\n#include \"a.cuh\"\n", headers))
+	require.Empty(t, included("KERNEL(a, B, 1, 1)\n", headers))
+}
+
 func TestParseReport(t *testing.T) {
 	log := `ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'b' for 'sm_90a'

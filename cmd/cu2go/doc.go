@@ -14,5 +14,5 @@
 // rebuild and compare bytes. Files whose hash is unchanged are not recompiled
 // unless -all is given.
 //
-//	go run ./cmd/cu2go [-dir kernels/cuda] [-nvrtc build/nvrtc] [-all]
+//	go run ./cmd/cu2go [-dir kernels/cuda] [-nvrtc build/nvrtc] [-define NAME] [-all]
 package main

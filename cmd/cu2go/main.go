@@ -31,14 +31,15 @@ func main() {
 	nvrtc := flag.String("nvrtc", "build/nvrtc", "folder that holds libnvrtc.so.12")
 	all := flag.Bool("all", false, "recompile everything")
 	jobs := flag.Int("j", 2, "compilations at a time")
+	define := flag.String("define", "", "macro to define (MC_BOUNDED_WAIT: barriers trap after two seconds)")
 	flag.Parse()
-	if err := run(*dir, *nvrtc, *all, *jobs); err != nil {
+	if err := run(*dir, *nvrtc, *define, *all, *jobs); err != nil {
 		fmt.Fprintln(os.Stderr, "cu2go:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, nvrtc string, all bool, jobs int) error {
+func run(dir, nvrtc, define string, all bool, jobs int) error {
 	texts, err := src.Texts(os.DirFS(filepath.Join(dir, "src")))
 	if err != nil {
 		return err
@@ -71,7 +72,7 @@ func run(dir, nvrtc string, all bool, jobs int) error {
 	if err := writeIfChanged(filepath.Join(dir, "kernels_gen.go"), mirror); err != nil {
 		return err
 	}
-	b := &builder{bin: filepath.Join(dir, "bin"), nvrtc: nvrtc, headers: headers, blocks: blocks, all: all, old: map[string]artifact{}}
+	b := &builder{bin: filepath.Join(dir, "bin"), nvrtc: nvrtc, define: define, headers: headers, blocks: blocks, all: all, old: map[string]artifact{}}
 	return b.build(files, src.Hash(texts), jobs)
 }
 
@@ -85,6 +86,7 @@ func writeIfChanged(path string, data []byte) error {
 // builder compiles files that changed.
 type builder struct {
 	bin, nvrtc string
+	define     string
 	headers    map[string]string
 	blocks     []block
 	all        bool
@@ -172,8 +174,9 @@ func (b *builder) one(f sourceFile, arch string) (artifact, error) {
 		ext = "ptx"
 	}
 	a := artifact{File: fmt.Sprintf("%s.%s.%s.gz", f.stem(), arch, ext)}
-	parts := append(compileOptions(arch), f.text)
-	for _, n := range sortedKeys(b.headers) {
+	options := compileOptions(arch, b.define)
+	parts := append(slices.Clip(options), f.text)
+	for _, n := range included(f.text, b.headers) {
 		parts = append(parts, n, b.headers[n])
 	}
 	a.Hash = hash(parts...)
@@ -187,7 +190,7 @@ func (b *builder) one(f sourceFile, arch string) (artifact, error) {
 	if b.loadErr != nil {
 		return a, b.loadErr
 	}
-	code, log, err := b.compiler.compile(f.name, f.text, b.headers, arch)
+	code, log, err := b.compiler.compile(f.name, f.text, b.headers, arch, options)
 	if err != nil {
 		return a, err
 	}

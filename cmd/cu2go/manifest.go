@@ -41,9 +41,13 @@ type kernelReport struct {
 var architectures = []string{"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120", "compute_80"}
 
 // compileOptions of an architecture. No fast-math: results are IEEE except where a
-// kernel asks for an approximation by name.
-func compileOptions(arch string) []string {
-	return []string{"--gpu-architecture=" + arch, "--std=c++17", "--device-as-default-execution-space", "--dopt=on"}
+// kernel asks for an approximation by name. define names a macro to define, if any.
+func compileOptions(arch, define string) []string {
+	options := []string{"--gpu-architecture=" + arch, "--std=c++17", "--device-as-default-execution-space", "--dopt=on"}
+	if define != "" {
+		options = append(options, "--define-macro="+define)
+	}
+	return options
 }
 
 func hash(parts ...string) string {

@@ -89,14 +89,14 @@ func cStrings(list []string) []*byte {
 
 // compile compiles a source for an architecture ("sm_90a", "compute_80") and
 // returns the cubin or PTX and the compiler's log.
-func (c *compiler) compile(name, source string, headers map[string]string, arch string) (code []byte, log string, err error) {
+func (c *compiler) compile(name, source string, headers map[string]string, arch string, options []string) (code []byte, log string, err error) {
 	var texts, names []string
 	for n, t := range headers {
 		names = append(names, n)
 		texts = append(texts, t)
 	}
 	ctexts, cnames := cStrings(texts), cStrings(names)
-	options := append(compileOptions(arch), "--ptxas-options=-v")
+	options = append(options, "--ptxas-options=-v")
 	coptions := cStrings(options)
 	var prog uintptr
 	if r := c.createProgram(&prog, source, name, int32(len(names)), &ctexts[0], &cnames[0]); r != 0 {

@@ -11,6 +11,6 @@ func loadCompiler(string) (*compiler, error) {
 	return nil, errors.New("the compiler is used on linux on amd64 or arm64 only")
 }
 
-func (*compiler) compile(string, string, map[string]string, string) ([]byte, string, error) {
+func (*compiler) compile(string, string, map[string]string, string, []string) ([]byte, string, error) {
 	return nil, "", errors.New("no compiler")
 }

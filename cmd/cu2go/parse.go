@@ -42,10 +42,11 @@ var ctypes = map[string]struct {
 }
 
 var (
-	structLine = regexp.MustCompile(`^struct (\w+Params) \{$`)
-	fieldLine  = regexp.MustCompile(`^  (\w+) (\w+)(?:\[(\d+)\])?;$`)
-	kernelLine = regexp.MustCompile(`(?m)^(?:CLUSTER_)?KERNEL\((\w+), (\w+), (\d+), (\d+)\)`)
-	archsLine  = regexp.MustCompile(`(?m)^// archs: ([\w ]+)$`)
+	structLine  = regexp.MustCompile(`^struct (\w+Params) \{$`)
+	fieldLine   = regexp.MustCompile(`^  (\w+) (\w+)(?:\[(\d+)\])?;$`)
+	kernelLine  = regexp.MustCompile(`(?m)^(?:CLUSTER_)?KERNEL\((\w+), (\w+), (\d+), (\d+)\)`)
+	includeLine = regexp.MustCompile(`(?m)^#include "(\w+\.cuh)"$`)
+	archsLine   = regexp.MustCompile(`(?m)^// archs: ([\w ]+)$`)
 )
 
 // parseBlocks reads the parameter blocks of params.cuh in order.
@@ -116,4 +117,20 @@ func goName(s string) string {
 		b.WriteString(strings.ToUpper(part[:1]) + part[1:])
 	}
 	return b.String()
+}
+
+// included lists the headers that a source includes, themselves or through others.
+func included(text string, headers map[string]string) []string {
+	found := map[string]string{}
+	var visit func(string)
+	visit = func(text string) {
+		for _, m := range includeLine.FindAllStringSubmatch(text, -1) {
+			if _, ok := found[m[1]]; !ok {
+				found[m[1]] = headers[m[1]]
+				visit(headers[m[1]])
+			}
+		}
+	}
+	visit(text)
+	return sortedKeys(found)
 }
