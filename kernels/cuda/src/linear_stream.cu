@@ -16,21 +16,12 @@
 // (One lane issuing bulk copies for a warp took three times as long as the products.)
 //
 // shared: barriers (1 KiB), x ring (kXStages * NB * SB KiB), weight rings (8*SB KiB a warp).
+#include "hopper.cuh"
 #include "linear.cuh"
 
 namespace {
 
 constexpr int kBarrierBytes = 1024;
-
-DEVICE void barrier_init(uint64_t *b, int count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count)); }
-DEVICE void barrier_wait(uint64_t *b, uint32_t parity) {
-  asm volatile("{\n.reg .pred p;\nWAIT_%=:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}" ::"r"(shared_address(b)), "r"(parity) : "memory");
-}
-DEVICE void barrier_expect(uint64_t *b, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory"); }
-DEVICE void barrier_arrive(uint64_t *b) { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
-DEVICE void copy_rows(void *dst, const tensormap *map, int k, uint64_t *done) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(dst)), "l"(map), "r"(k), "r"(0), "r"(shared_address(done)) : "memory");
-}
 
 // Position in a ring: slot and the parity of its current use.
 struct Turn {
@@ -58,7 +49,7 @@ template <int NB, int SB> DEVICE void stream(const LinearStreamParams &s) {
       barrier_init(x_full + i, 1);
       barrier_init(x_empty + i, warps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barrier_init_fence();
   }
   sync_block();
   overlap_next();
@@ -72,7 +63,7 @@ template <int NB, int SB> DEVICE void stream(const LinearStreamParams &s) {
       for (int i = 0; i < stages; i++) {
         if (!first) barrier_wait(x_empty + t.slot, t.parity ^ 1);
         barrier_expect(x_full + t.slot, kXBytes);
-        UNROLL for (int j = 0; j < SB; j++) copy_rows(x_ring + t.slot * kXBytes + j * (NB * 1024), &s.x_map, (i * SB + j) * kBlockCols, x_full + t.slot);
+        UNROLL for (int j = 0; j < SB; j++) copy_box(x_ring + t.slot * kXBytes + j * (NB * 1024), &s.x_map, x_full + t.slot, (i * SB + j) * kBlockCols, 0);
         t.next(kXStages);
         first = first && t.slot != 0;
       }
