@@ -139,6 +139,10 @@ func TestSameBits(t *testing.T) {
 		b, _ := simulated(t)
 		sameBits(t, b, 80, 320, []int{1, 8, 9, 16, 17, 64, 65, 130})
 	})
+	t.Run("simulator_hopper", func(t *testing.T) {
+		b, _ := simulatedOn(t, simHopper)
+		sameBits(t, b, 80, 320, []int{1, 8, 9, 16, 17, 64, 65, 130})
+	})
 	t.Run("device", func(t *testing.T) {
 		b := device(t, Options{})
 		for _, s := range [][2]int{{512, 4096}, {4096, 1024}, {1000, 12288}, {200, 640}} {

@@ -25,11 +25,19 @@ func library(t testing.TB) string {
 	return lib
 }
 
+// The simulator's devices.
+const (
+	simAmpere = iota
+	simHopper
+)
+
 // simulated opens the backend on the simulator and checks at the end of the test
 // that nothing is left.
-func simulated(t testing.TB) (*Backend, sim.Control) {
+func simulated(t testing.TB) (*Backend, sim.Control) { return simulatedOn(t, simAmpere) }
+
+func simulatedOn(t testing.TB, device int) (*Backend, sim.Control) {
 	t.Helper()
-	b, err := Open(Options{Library: library(t)})
+	b, err := Open(Options{Library: library(t), Device: device})
 	require.NoError(t, err)
 	c := sim.Control{Driver: b.driver}
 	t.Cleanup(func() {
@@ -47,4 +55,10 @@ func simulated(t testing.TB) (*Backend, sim.Control) {
 func TestConformance(t *testing.T) {
 	lib := library(t)
 	kerneltest.Run(t, func() (kernels.Backend, error) { return Open(Options{Library: lib}) })
+}
+
+// TestConformanceHopper runs the suite where the backend takes Hopper's kernels.
+func TestConformanceHopper(t *testing.T) {
+	lib := library(t)
+	kerneltest.Run(t, func() (kernels.Backend, error) { return Open(Options{Library: lib, Device: simHopper}) })
 }

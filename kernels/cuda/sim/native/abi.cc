@@ -56,6 +56,7 @@ const Versioned kVersioned[] = {
     {"cuStreamBeginCapture", "cuStreamBeginCapture_v2", 10010},
     {"cuLaunchKernelEx", "cuLaunchKernelEx", 11060},
     {"cuGraphInstantiateWithFlags", "cuGraphInstantiateWithFlags", 11040},
+    {"cuTensorMapEncodeTiled", "cuTensorMapEncodeTiled", 12000},
 };
 
 int old_prototype(...) { return 1; }  // CUDA_ERROR_INVALID_VALUE: nobody may call it

@@ -7,14 +7,16 @@
 #define SHARED static
 #define GLOBAL_CONSTANT const
 #define DYNAMIC_SHARED(name) unsigned char *name = sim::shared_memory()
-#define KERNEL(name, P, threads, blocks)                                                                          \
+#define SIM_KERNEL(name, P, threads, blocks, cluster)                                                             \
   static void name(const P &p);                                                                                  \
-  static sim::Kernel kernel_##name(#name, [](const void *q) { name(*static_cast<const P *>(q)); }, sizeof(P), threads); \
+  static sim::Kernel kernel_##name(#name, [](const void *q) { name(*static_cast<const P *>(q)); }, sizeof(P), threads, blocks, cluster); \
   static void name([[maybe_unused]] const P &p)
+#define KERNEL(name, P, threads, blocks) SIM_KERNEL(name, P, threads, blocks, 1)
+#define CLUSTER_KERNEL(name, P, threads, blocks) SIM_KERNEL(name, P, threads, blocks, 2)
 #define thread_x int(sim::thread_index().x)
-#define block_x int(sim::block_index.x)
-#define block_y int(sim::block_index.y)
-#define block_z int(sim::block_index.z)
+#define block_x int(sim::block_index().x)
+#define block_y int(sim::block_index().y)
+#define block_z int(sim::block_index().z)
 #define grid_x int(sim::grid_dim.x)
 #define block_threads int(sim::block_dim.x)
 #define UNROLL

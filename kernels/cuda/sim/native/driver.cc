@@ -6,6 +6,7 @@
 //  - Device memory is poisoned, surrounded by guard bytes that are checked after
 //    every drain, and every copy is checked against the allocations.
 //  - Graphs are recorded lists that are replayed.
+//  - Device 0 has compute capability 8.0, device 1 has 9.0; they share the memory.
 //  - sim_fail makes a coming call fail; sim_counter counts what is alive, and what
 //    was taken apart in an order that a device does not forgive.
 #include <malloc.h>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "fiber.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -27,7 +29,7 @@ namespace {
 enum {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
   NO_BINARY = 209, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, LAUNCH_FAILED = 719,
-  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+  CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, INVALID_CLUSTER_SIZE = 912,
 };
 struct CodeText { int code; const char *name, *text; };
 const CodeText kCodes[] = {
@@ -46,13 +48,19 @@ const CodeText kCodes[] = {
     {OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {INVALID_CLUSTER_SIZE, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "invalid cluster size"},
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
 };
 
 using Work = std::function<int()>;
 constexpr size_t kGuard = 256;
 constexpr unsigned char kGuardByte = 0xa5;
-constexpr int kMaxSharedOptin = 166912, kDefaultShared = 49152;  // bytes, as a compute capability 8.0 device
+constexpr int kDefaultShared = 49152;  // bytes
+// What tells the devices apart; shared memory as devices of that capability have it.
+struct Device { int major, minor, max_shared, shared_of_multiprocessor; const char *name; };
+const Device kDevices[] = {{8, 0, 166912, 167936, "Simulated GPU"}, {9, 0, 232448, 233472, "Simulated Hopper GPU"}};
+constexpr int kNumDevices = sizeof kDevices / sizeof *kDevices;
+constexpr uintptr_t kContext = 0xc0de;  // of device 0
 
 struct Allocation { unsigned char *raw; size_t bytes; };
 struct Stream { bool capturing = false, invalid = false; std::vector<Work> recorded; };
@@ -63,7 +71,7 @@ struct Graph { std::vector<Work> nodes; };
 
 std::recursive_mutex mu;
 bool initialized;
-int retained;
+int retained[kNumDevices];
 thread_local uintptr_t current_context;
 int sticky;
 long fail_after = -1;
@@ -81,13 +89,21 @@ uint64_t calls, copies, copied_bytes, launches, overlapped, disorder;
 
 enum { COUNT_ALLOCATIONS, COUNT_BYTES, COUNT_HOST, COUNT_STREAMS, COUNT_EVENTS, COUNT_MODULES, COUNT_GRAPHS, COUNT_CONTEXTS, COUNT_CALLS, COUNT_COPIES, COUNT_COPIED_BYTES, COUNT_LAUNCHES, COUNT_OVERLAPPED, COUNT_DISORDER };
 
+const Device &device() { return kDevices[current_context - kContext]; }
+bool has_context() { return current_context >= kContext && current_context < kContext + kNumDevices && retained[current_context - kContext] > 0; }
+int contexts() {
+  int n = 0;
+  for (int r : retained) n += r;
+  return n;
+}
+
 // Entry check of every call: injected failure, initialisation, sticky error, context.
 int enter(bool need_context) {
   calls++;
   if (fail_after == 0) { fail_after = -1; return fail_code; }
   if (fail_after > 0) fail_after--;
   if (!initialized) return NOT_INITIALIZED;
-  if (need_context && (current_context == 0 || retained == 0)) return INVALID_CONTEXT;
+  if (need_context && !has_context()) return INVALID_CONTEXT;
   return OK;
 }
 #define ENTER(ctx) \
@@ -154,8 +170,9 @@ bool in_host(uintptr_t p, size_t n) {
   return p - it->first <= it->second && n <= it->second - (p - it->first);
 }
 
-// Size of an ELF image by its section table; 0 if it is no CUDA ELF.
-size_t elf_bytes(const unsigned char *p) {
+// Size of an ELF image by its section table, and the multiprocessor it is for, 90 for
+// sm_90a; 0 if it is no CUDA ELF.
+size_t elf_bytes(const unsigned char *p, int &arch) {
   if (memcmp(p, "\x7f" "ELF\x02\x01", 6) != 0) return 0;
   uint16_t machine, shentsize, shnum;
   uint64_t shoff;
@@ -163,11 +180,16 @@ size_t elf_bytes(const unsigned char *p) {
   memcpy(&shoff, p + 40, 8);
   memcpy(&shentsize, p + 58, 2);
   memcpy(&shnum, p + 60, 2);
+  // The architecture lies in the lowest byte, with version 8 of the ABI in the next.
+  const unsigned char abi = p[8];
+  arch = p[abi >= 8 ? 49 : 48];
   if (machine != 190 || shoff > (64u << 20)) return 0;
   return shoff + size_t(shentsize) * shnum;
 }
 
 }  // namespace
+
+bool sim::in_global(const void *p, size_t n) { return in_device(reinterpret_cast<uintptr_t>(p), n) || in_host(reinterpret_cast<uintptr_t>(p), n); }
 
 API void sim_fail(long after, long code) { std::lock_guard<std::recursive_mutex> hold(mu); fail_after = after; fail_code = int(code); }
 API void sim_set_memory(uint64_t bytes) { std::lock_guard<std::recursive_mutex> hold(mu); memory_total = bytes; }
@@ -182,7 +204,7 @@ API uint64_t sim_counter(long which) {
     case COUNT_EVENTS: return events.size();
     case COUNT_MODULES: return modules.size();
     case COUNT_GRAPHS: return graphs.size() + execs.size();
-    case COUNT_CONTEXTS: return uint64_t(retained);
+    case COUNT_CONTEXTS: return uint64_t(contexts());
     case COUNT_CALLS: return calls;
     case COUNT_COPIES: return copies;
     case COUNT_COPIED_BYTES: return copied_bytes;
@@ -228,35 +250,36 @@ API int cuGetErrorString(int code, const char **s) {
   for (auto &c : kCodes) if (c.code == code) { *s = c.text; return OK; }
   return INVALID_VALUE;
 }
-API int cuDeviceGetCount(int *n) { ENTER(false); *n = 1; return OK; }
-API int cuDeviceGet(int *d, int ordinal) { ENTER(false); if (ordinal != 0) return INVALID_VALUE; *d = 0; return OK; }
-API int cuDeviceGetName(char *name, int len, int) { ENTER(false); snprintf(name, size_t(len), "Simulated GPU"); return OK; }
-API int cuDeviceGetAttribute(int *v, int a, int) {
+API int cuDeviceGetCount(int *n) { ENTER(false); *n = kNumDevices; return OK; }
+API int cuDeviceGet(int *d, int ordinal) { ENTER(false); if (ordinal < 0 || ordinal >= kNumDevices) return INVALID_VALUE; *d = ordinal; return OK; }
+API int cuDeviceGetName(char *name, int len, int d) { ENTER(false); snprintf(name, size_t(len), "%s", kDevices[d].name); return OK; }
+API int cuDeviceGetAttribute(int *v, int a, int d) {
   ENTER(false);
   switch (a) {
     case 8: *v = kDefaultShared; break;
     case 16: *v = 4; break;
     case 38: *v = 1 << 20; break;
-    case 75: *v = 8; break;
-    case 76: *v = 0; break;
-    case 81: *v = 167936; break;
-    case 97: *v = kMaxSharedOptin; break;
+    case 75: *v = kDevices[d].major; break;
+    case 76: *v = kDevices[d].minor; break;
+    case 81: *v = kDevices[d].shared_of_multiprocessor; break;
+    case 97: *v = kDevices[d].max_shared; break;
     default: return INVALID_VALUE;
   }
   return OK;
 }
 API int cuDeviceTotalMem_v2(size_t *b, int) { ENTER(false); *b = memory_total; return OK; }
-API int cuDevicePrimaryCtxRetain(uintptr_t *c, int) { ENTER(false); retained++; *c = 0xc0de; return OK; }
-API int cuDevicePrimaryCtxRelease_v2(int) {
+API int cuDevicePrimaryCtxRetain(uintptr_t *c, int d) { ENTER(false); retained[d]++; *c = kContext + uintptr_t(d); return OK; }
+API int cuDevicePrimaryCtxRelease_v2(int d) {
   ENTER(false);
-  if (retained == 0) return INVALID_CONTEXT;
-  if (retained == 1) {
+  if (retained[d] == 0) return INVALID_CONTEXT;
+  if (contexts() == 1) {
     needed(!allocations.empty() || !host_allocations.empty(), "context released before its memory");
     needed(!streams.empty() || !events.empty(), "context released before its streams or events");
     needed(!modules.empty(), "context released before its modules");
     needed(!graphs.empty() || !execs.empty(), "context released before its graphs");
   }
-  if (--retained == 0) { drain(); sticky = 0; queue.clear(); }
+  retained[d]--;
+  if (contexts() == 0) { drain(); sticky = 0; queue.clear(); }
   return OK;
 }
 API int cuCtxSetCurrent(uintptr_t c) { ENTER(false); current_context = c; return OK; }
@@ -265,8 +288,10 @@ API int cuMemGetInfo_v2(size_t *f, size_t *t) { ENTER(true); *t = memory_total; 
 
 API int cuModuleLoadData(Module **m, const void *image) {
   ENTER(true);
-  const size_t n = elf_bytes(static_cast<const unsigned char *>(image));
+  int arch = 0;
+  const size_t n = elf_bytes(static_cast<const unsigned char *>(image), arch);
   if (n == 0) return INVALID_IMAGE;
+  if (arch / 10 != device().major || arch % 10 > device().minor) return NO_BINARY;
   *m = new Module{std::string(static_cast<const char *>(image), n)};
   modules.insert(*m);
   return OK;
@@ -295,7 +320,7 @@ API int cuModuleGetFunction(Function **f, Module *m, const char *name) {
 }
 API int cuFuncSetAttribute(Function *f, int attr, int v) {
   ENTER(true);
-  if (attr != 8 || v < 0 || v > kMaxSharedOptin) return INVALID_VALUE;
+  if (attr != 8 || v < 0 || v > device().max_shared) return INVALID_VALUE;
   f->max_dynamic = size_t(v);
   return OK;
 }
@@ -307,6 +332,7 @@ static int launch(Function *f, sim::Dim3 g, sim::Dim3 b, size_t shared, Stream *
   if (!f || !params || !params[0] || g.x == 0 || g.y == 0 || g.z == 0 || g.y > 65535 || g.z > 65535 || threads == 0) return INVALID_VALUE;
   if (threads > size_t(f->kernel->max_threads) || threads % 32 != 0) return OUT_OF_RESOURCES;
   if (shared > f->max_dynamic) return INVALID_VALUE;
+  if (g.x % unsigned(f->kernel->cluster) != 0 || threads * size_t(f->kernel->cluster) > size_t(sim::kMaxThreads)) return INVALID_CLUSTER_SIZE;
   // The driver copies the parameters at the launch.
   std::shared_ptr<unsigned char> copy(static_cast<unsigned char *>(aligned_alloc(64, (f->kernel->param_bytes + 127) / 64 * 64)), free);
   memcpy(copy.get(), params[0], f->kernel->param_bytes);
@@ -324,6 +350,12 @@ API int cuLaunchKernelEx(const sim::LaunchConfig *c, Function *f, void **params,
   if (c->num_attrs != 1 || !c->attrs || c->attrs->id != sim::kProgrammaticSerialization || c->attrs->value[0] != 1) return INVALID_VALUE;
   overlapped++;
   return launch(f, {c->gx, c->gy, c->gz}, {c->bx, c->by, c->bz}, c->shared, reinterpret_cast<Stream *>(c->stream), params);
+}
+
+API int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *base, const uint64_t *dims, const uint64_t *strides, const uint32_t *box, const uint32_t *steps,
+                               int interleave, int swizzle, int promotion, int fill) {
+  ENTER(false);
+  return sim::encode_tensor_map(map, type, int(rank), base, dims, strides, box, steps, interleave, swizzle, promotion, fill) ? OK : INVALID_VALUE;
 }
 
 API int cuMemAlloc_v2(uintptr_t *p, size_t n) {
@@ -483,9 +515,17 @@ API void sim_reset() {
   for (auto *g : execs) delete g;
   allocations.clear(); host_allocations.clear(); streams.clear(); events.clear(); modules.clear(); graphs.clear(); execs.clear();
   memory_used = 0;
-  retained = 0;
+  for (int &r : retained) r = 0;
   sticky = 0;
   disorder = 0;
+}
+// The text of the last kernel's failure, eight bytes at a time; zeros end it.
+API uint64_t sim_failure(uint64_t word) {
+  std::lock_guard<std::recursive_mutex> hold(mu);
+  uint64_t bytes = 0;
+  const char *text = sim::last_failure();
+  if (word * 8 < strlen(text)) memcpy(&bytes, text + word * 8, strnlen(text + word * 8, 8));
+  return bytes;
 }
 // Whether memory accesses are checked: the library was built with -fsanitize=address.
 API int sim_sanitized() {

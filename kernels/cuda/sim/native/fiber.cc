@@ -1,11 +1,8 @@
-// Fibres and warp collectives: see sim.h.
-#include "sim.h"
+// Fibres, barriers of a cta and warp collectives: see sim.h.
+#include "fiber.h"
 
+#include <stdarg.h>
 #include <sys/mman.h>
-
-#include <deque>
-#include <memory>
-#include <vector>
 
 #if !defined(__x86_64__)
 #error "the simulator's stack switch is written for x86-64"
@@ -46,42 +43,42 @@ sim_switch:
 namespace sim {
 
 Kernel *Kernel::first = nullptr;
-Dim3 block_index, block_dim, grid_dim;
+Dim3 block_dim, grid_dim;
+Thread *running = nullptr;
+std::unique_ptr<Thread[]> threads;
+std::vector<Cta> ctas;
+int count;
+const Kernel *kernel;
 
 #ifdef SIM_ASAN
 constexpr size_t kStackBytes = 256 << 10;
 #else
 constexpr size_t kStackBytes = 64 << 10;
 #endif
-constexpr int kMaxThreads = 1024;
-
-struct Thread {
-  void *sp = nullptr;
-  Dim3 index{};
-  int number = 0;
-  bool done = false;
-  std::vector<PendingCopy> open;                 // cp.async since the last commit
-  std::deque<std::vector<PendingCopy>> groups;   // committed groups, oldest first
-#ifdef SIM_ASAN
-  void *fake = nullptr;
-#endif
-};
+constexpr int kGuardPolls = 1000;  // rounds in which nothing happens before polling counts as a deadlock
 
 namespace {
 
 unsigned char *stacks = nullptr;
-std::unique_ptr<Thread[]> threads;
 std::unique_ptr<Warp[]> warps;
-Thread *running = nullptr;
 void *main_sp = nullptr;
-int ready[kMaxThreads + 1];  // ring buffer of thread numbers
-int ready_head, ready_count, ready_cap;
-std::vector<int> at_barrier;
-int count, alive;
-const Kernel *kernel;
+// Numbers of threads that may go on, each at most once.
+struct {
+  int numbers[kMaxThreads], head = 0, size = 0;
+  bool empty() const { return size == 0; }
+  void clear() { head = size = 0; }
+  void push(int n) { numbers[(head + size++) % kMaxThreads] = n; }
+  int pop() {
+    const int n = numbers[head];
+    head = (head + 1) % kMaxThreads;
+    size--;
+    return n;
+  }
+} ready;
+std::vector<int> polling;  // threads that look at a barrier again and again
+int idle_polls;
 const void *kernel_params;
-unsigned char *shared_base;
-const char *failure;
+std::string failure;
 #ifdef SIM_ASAN
 void *main_fake;
 const void *main_stack;
@@ -90,15 +87,11 @@ size_t main_stack_bytes;
 
 unsigned char *stack_of(int number) { return stacks + size_t(number) * kStackBytes; }
 
-void push_ready(int number) { ready[(ready_head + ready_count++) % ready_cap] = number; }
-
 // Resumes the next ready fibre, or the main context when none is left.
 void switch_away(Thread *self) {
   Thread *next = nullptr;
-  if (ready_count > 0 && !failure) {
-    next = &threads[ready[ready_head]];
-    ready_head = (ready_head + 1) % ready_cap;
-    ready_count--;
+  if (!ready.empty() && failure.empty()) {
+    next = &threads[ready.pop()];
   }
   if (next == self && next) return;
   running = next;
@@ -113,15 +106,16 @@ void switch_away(Thread *self) {
 #endif
 }
 
-[[noreturn]] void fail(const char *why) {
-  if (!failure) failure = why;
-  switch_away(running);  // to the main context; never resumed
-  abort();
-}
-
-void release_barrier() {
-  for (int n : at_barrier) push_ready(n);
-  at_barrier.clear();
+// Resumes a fibre from the main context, until no fibre is ready.
+void switch_to(Thread *t) {
+  running = t;
+#ifdef SIM_ASAN
+  __sanitizer_start_switch_fiber(&main_fake, stack_of(t->number), kStackBytes);
+#endif
+  sim_switch(&main_sp, t->sp);
+#ifdef SIM_ASAN
+  __sanitizer_finish_switch_fiber(main_fake, nullptr, nullptr);
+#endif
 }
 
 void entry() {
@@ -133,13 +127,16 @@ void entry() {
 #endif
   kernel->run(kernel_params);
   Thread *self = running;
-  if (!self->open.empty() || !self->groups.empty()) {
-    // Copies that nobody waited for: legal on the device, but a kernel of ours never ends so.
-    if (!failure) failure = "a thread ended with cp.async copies nobody waited for";
-  }
+  // Copies that nobody waited for: legal on the device, but a kernel of ours never ends so.
+  if (!self->open.empty() || !self->groups.empty()) complain("a thread ended with cp.async copies nobody waited for");
+  async_thread_end(*self);
   self->done = true;
-  alive--;
-  if (!at_barrier.empty() && int(at_barrier.size()) == alive) release_barrier();
+  idle_polls = 0;
+  Cta &c = *self->cta;
+  c.alive--;
+  if (!c.at_barrier.empty() && int(c.at_barrier.size()) == c.alive) wake(c.at_barrier);
+  if (c.alive == 0) async_cta_end(c);
+  release_cluster();
   switch_away(self);
   abort();
 }
@@ -202,11 +199,26 @@ void run_ldmatrix(Warp &w, bool transpose) {
   }
 }
 
+// stmatrix x4, the inverse.
+void run_stmatrix(Warp &w, bool transpose) {
+  for (int m = 0; m < 4; m++) {
+    uint16_t mat[8][8];
+    for (int l = 0; l < 32; l++) {
+      const int g = l >> 2, t = (l & 3) * 2;
+      (transpose ? mat[t][g] : mat[g][t]) = uint16_t(w.in[l][m]);
+      (transpose ? mat[t + 1][g] : mat[g][t + 1]) = uint16_t(w.in[l][m] >> 16);
+    }
+    for (int r = 0; r < 8; r++) memcpy(const_cast<void *>(w.addr[m * 8 + r]), mat[r], 16);
+  }
+}
+
 void run_collective(Warp &w, int op) {
   switch (op) {
     case OP_MMA: run_mma(w); break;
     case OP_LDSM: run_ldmatrix(w, false); break;
     case OP_LDSM_T: run_ldmatrix(w, true); break;
+    case OP_STSM: run_stmatrix(w, false); break;
+    case OP_STSM_T: run_stmatrix(w, true); break;
     case OP_SHFL:
       for (int l = 0; l < 32; l++) w.out[l][0] = w.in[w.in[l][1] & 31][0];
       break;
@@ -220,11 +232,11 @@ void run_collective(Warp &w, int op) {
   }
 }
 
-void start_fiber(int number) {
+void start_fiber(Cta &c, int number) {
   Thread &t = threads[number];
-  t.done = false;
-  t.open.clear();
-  t.groups.clear();
+  const unsigned i = unsigned(number - c.first);
+  const Dim3 index = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+  t.reset(c, number, index);
 #ifdef SIM_ASAN
   // The fibre that had this stack before was left in the middle of its frames.
   __asan_unpoison_memory_region(stack_of(number), kStackBytes);
@@ -234,49 +246,115 @@ void start_fiber(int number) {
   *--top = reinterpret_cast<void *>(&entry);
   for (int i = 0; i < 6; i++) *--top = nullptr;
   t.sp = top;
+  ready.push(number);
 }
 
-bool run_block() {
-  failure = nullptr;
-  alive = count;
-  ready_head = ready_count = 0;
-  ready_cap = count;
-  at_barrier.clear();
-  for (int i = 0; i < (count + 31) / 32; i++) warps[i].arrived = 0;
-  for (int i = 0; i < count; i++) {
-    start_fiber(i);
-    push_ready(i);
+// What the fibres wait for, a line for each thing.
+std::string deadlock() {
+  std::string text = "deadlock: every thread waits";
+  for (Cta &c : ctas)
+    for (int i = 0; i < count; i++) {
+      const Thread &t = threads[c.first + i];
+      if (t.done) continue;
+      int last = i;  // threads that wait for the same
+      while (last + 1 < count) {
+        const Thread &u = threads[c.first + last + 1];
+        if (u.done || u.waits != t.waits || u.waits_for != t.waits_for || u.parity != t.parity || u.id != t.id) break;
+        last++;
+      }
+      text += "\n  cta " + std::to_string(c.rank) + ", threads " + std::to_string(i) + " to " + std::to_string(last) + ": " + waits_text(t);
+      i = last;
+    }
+  return text;
+}
+
+bool run_cluster() {
+  failure.clear();
+  ready.clear();
+  polling.clear();
+  idle_polls = 0;
+  async_begin();
+  for (Cta &c : ctas) {
+    c.alive = count;
+    memset(c.shared, 0xff, c.shared_bytes);  // shared memory starts undefined
+    for (int i = 0; i < count; i++) start_fiber(c, c.first + i);
   }
-  ready_count--;
-  ready_head = 1 % ready_cap;
-  running = &threads[0];
+  for (int i = 0; i < (count * int(ctas.size()) + 31) / 32; i++) warps[i].arrived = 0;
 #ifdef SIM_ASAN
   main_stack = nullptr;
-  __sanitizer_start_switch_fiber(&main_fake, stack_of(0), kStackBytes);
 #endif
-  sim_switch(&main_sp, threads[0].sp);
-#ifdef SIM_ASAN
-  __sanitizer_finish_switch_fiber(main_fake, nullptr, nullptr);
-#endif
-  if (!failure && alive > 0) failure = "deadlock: every thread waits (a barrier or collective that some threads do not reach)";
-  return failure == nullptr;
+  // Copies come as late as possible: when no fibre can go on without them.
+  while (failure.empty()) {
+    if (!ready.empty()) {
+      switch_to(&threads[ready.pop()]);
+      continue;
+    }
+    running = nullptr;
+    const bool advanced = async_advance();
+    if (advanced) idle_polls = 0;
+    if (polling.empty() ? !advanced && ready.empty() : ++idle_polls > kGuardPolls) break;
+    wake(polling);
+  }
+  running = nullptr;
+  int alive = 0;
+  for (Cta &c : ctas) alive += c.alive;
+  if (failure.empty() && alive > 0) failure = deadlock();
+  if (failure.empty()) async_end();
+  return failure.empty();
 }
 
 }  // namespace
 
-Thread *current() { return running; }
 const Dim3 &thread_index() { return running->index; }
-unsigned char *shared_memory() { return shared_base; }
+const Dim3 &block_index() { return running->cta->index; }
+unsigned char *shared_memory() { return running->cta->shared; }
+int cluster_rank() { return running->cta->rank; }
 int lane() { return running->number & 31; }
+const char *last_failure() { return failure.c_str(); }
+
+void park(Wait what, const void *on, uint32_t parity, int id) {
+  Thread *self = running;
+  self->waits = what;
+  self->waits_for = on;
+  self->parity = parity;
+  self->id = id;
+  switch_away(self);
+  self->waits = WAIT_NOTHING;
+}
+
+void wake(std::vector<int> &numbers) {
+  for (int n : numbers) ready.push(n);
+  numbers.clear();
+}
+
+void poll(const void *barrier, uint32_t parity) {
+  polling.push_back(running->number);
+  park(WAIT_BARRIER, barrier, parity);
+}
+
+void complain(const char *format, ...) {
+  if (!failure.empty()) return;
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  failure = text;
+}
+
+void stop() {
+  switch_away(running);  // to the main context; never resumed
+  abort();
+}
 
 void sync_block() {
-  Thread *self = running;
-  if (int(at_barrier.size()) + 1 == alive) {
-    release_barrier();
+  Cta &c = *running->cta;
+  if (int(c.at_barrier.size()) + 1 == c.alive) {
+    wake(c.at_barrier);
     return;
   }
-  at_barrier.push_back(self->number);
-  switch_away(self);
+  c.at_barrier.push_back(running->number);
+  park(WAIT_BLOCK);
 }
 
 const uint32_t *collective(Op op, const uint32_t *words, int n, const void *addr) {
@@ -284,16 +362,16 @@ const uint32_t *collective(Op op, const uint32_t *words, int n, const void *addr
   const int first = self->number & ~31, l = self->number & 31;
   Warp &w = warps[first >> 5];
   if (w.arrived == 0) w.op = op;
-  else if (w.op != op) fail("divergent warp: lanes wait in different collectives");
+  else if (w.op != op) FAIL("divergent warp: lanes wait in different collectives");
   for (int i = 0; i < n; i++) w.in[l][i] = words[i];
   w.addr[l] = addr;
   if (++w.arrived == 32) {
     w.arrived = 0;
     run_collective(w, op);
     for (int i = 0; i < 32; i++)
-      if (i != l) push_ready(first + i);
+      if (i != l) ready.push(first + i);
   } else {
-    switch_away(self);
+    park(WAIT_COLLECTIVE, nullptr, 0, op);
   }
   return w.out[l];
 }
@@ -309,13 +387,18 @@ void copy_commit() {
   running->open.clear();
 }
 
+void finish_copies(const std::vector<PendingCopy> &copies) {
+  for (const PendingCopy &c : copies) {
+    memset(c.dst, 0, 16);
+    if (c.bytes > 0) memcpy(c.dst, c.src, c.bytes);
+  }
+}
+
 void copy_wait(int pending) {
+  async_flush(*running);
   auto &groups = running->groups;
   while (int(groups.size()) > pending) {
-    for (const PendingCopy &c : groups.front()) {
-      memset(c.dst, 0, 16);
-      if (c.bytes > 0) memcpy(c.dst, c.src, c.bytes);
-    }
+    finish_copies(groups.front());
     groups.pop_front();
   }
 }
@@ -333,22 +416,28 @@ bool run_grid(const Kernel &k, const void *params, Dim3 grid, Dim3 block, size_t
   grid_dim = grid;
   block_dim = block;
   count = int(block.x * block.y * block.z);
-  for (int i = 0; i < count; i++) {
-    threads[i].number = i;
-    threads[i].index = {unsigned(i) % block.x, unsigned(i) / block.x % block.y, unsigned(i) / (block.x * block.y)};
+  // Fresh heap blocks of the exact size a launch, so that ASan sees accesses past their end.
+  std::vector<std::unique_ptr<void, void (*)(void *)>> owned;
+  for (int i = 0; i < k.cluster; i++) {
+    void *shared = nullptr;
+    if (posix_memalign(&shared, 1024, shared_bytes ? shared_bytes : 1) != 0) return false;
+    owned.emplace_back(shared, free);
   }
-  // A fresh heap block of the exact size a launch, so that ASan sees accesses past its end.
-  void *shared = nullptr;
-  if (posix_memalign(&shared, 1024, shared_bytes ? shared_bytes : 1) != 0) return false;
-  std::unique_ptr<void, void (*)(void *)> raw(shared, free);
-  shared_base = static_cast<unsigned char *>(shared);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
-      for (unsigned x = 0; x < grid.x; x++) {
-        block_index = {x, y, z};
-        memset(shared_base, 0xff, shared_bytes);  // shared memory starts undefined
-        if (!run_block()) {
-          fprintf(stderr, "simulator: kernel %s, cta (%u,%u,%u) of (%u,%u,%u): %s\n", k.name, x, y, z, grid.x, grid.y, grid.z, failure);
+      for (unsigned x = 0; x < grid.x; x += unsigned(k.cluster)) {
+        ctas.clear();
+        ctas.resize(size_t(k.cluster));
+        for (int i = 0; i < k.cluster; i++) {
+          Cta &c = ctas[size_t(i)];
+          c.rank = i;
+          c.first = i * count;
+          c.index = {x + unsigned(i), y, z};
+          c.shared = static_cast<unsigned char *>(owned[size_t(i)].get());
+          c.shared_bytes = shared_bytes;
+        }
+        if (!run_cluster()) {
+          fprintf(stderr, "simulator: kernel %s, cta (%u,%u,%u) of (%u,%u,%u): %s\n", k.name, x, y, z, grid.x, grid.y, grid.z, failure.c_str());
           return false;
         }
       }
