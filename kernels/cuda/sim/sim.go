@@ -33,6 +33,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"metacap/kernels/cuda/driver"
 	"metacap/kernels/cuda/src"
@@ -62,7 +63,8 @@ func Build(opt Options) (string, error) {
 	texts := map[string][]byte{}
 	var units []string
 	hash := sha256.New()
-	fmt.Fprintln(hash, opt.Sanitize)
+	flags := compilerFlags(opt.Sanitize)
+	fmt.Fprintln(hash, flags)
 	for _, from := range []fs.FS{native, src.Files} {
 		err := fs.WalkDir(from, ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -98,11 +100,24 @@ func Build(opt Options) (string, error) {
 	if _, err := os.Stat(lib); err == nil {
 		return lib, nil
 	}
-	return lib, compile(gxx, dir, lib, opt.Sanitize, texts, units)
+	return lib, compile(gxx, dir, lib, flags, opt.Sanitize, texts, units)
+}
+
+// compilerFlags let the kernels' fmaf be an instruction where this machine has it: it
+// is most of the time of the float32 kernel.
+func compilerFlags(sanitize string) []string {
+	flags := []string{"-std=c++17", "-O2", "-fPIC", "-DMC_SIM", "-I.", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-ffp-contract=off"}
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil && bytes.Contains(info, []byte(" fma ")) && bytes.Contains(info, []byte(" avx2 ")) {
+		flags = append(flags, "-mavx2", "-mfma")
+	}
+	if sanitize != "" {
+		flags = append(flags, "-g", "-fno-omit-frame-pointer", "-fsanitize="+sanitize, "-fno-sanitize-recover=undefined")
+	}
+	return flags
 }
 
 // compile builds the units two at a time and links them to lib.
-func compile(gxx, dir, lib, sanitize string, texts map[string][]byte, units []string) error {
+func compile(gxx, dir, lib string, flags []string, sanitize string, texts map[string][]byte, units []string) error {
 	work, err := os.MkdirTemp(dir, "build-")
 	if err != nil {
 		return err
@@ -113,10 +128,6 @@ func compile(gxx, dir, lib, sanitize string, texts map[string][]byte, units []st
 			return err
 		}
 	}
-	flags := []string{"-std=c++17", "-O2", "-fPIC", "-DMC_SIM", "-I.", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-ffp-contract=off"}
-	if sanitize != "" {
-		flags = append(flags, "-g", "-fno-omit-frame-pointer", "-fsanitize="+sanitize, "-fno-sanitize-recover=undefined")
-	}
 	errs := make([]error, len(units))
 	limit := make(chan struct{}, 2)
 	done := make(chan struct{})
@@ -126,7 +137,7 @@ func compile(gxx, dir, lib, sanitize string, texts map[string][]byte, units []st
 		objects = append(objects, object)
 		go func() {
 			limit <- struct{}{}
-			errs[i] = call(work, gxx, append(flags, "-x", "c++", "-c", unit, "-o", object))
+			errs[i] = call(work, gxx, append(slices.Clip(flags), "-x", "c++", "-c", unit, "-o", object))
 			<-limit
 			done <- struct{}{}
 		}()

@@ -141,13 +141,6 @@ void entry() {
   abort();
 }
 
-float bf16_to_float(uint32_t h) {
-  uint32_t u = (h & 0xffff) << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
 // mma.sync m16n8k16, bf16 operands, f32 accumulators. Operand rows: a0..a3, b0, b1, c0..c3.
 void run_mma(Warp &w) {
   float a[16][16], b[8][16];
@@ -156,24 +149,24 @@ void run_mma(Warp &w) {
     for (int r = 0; r < 4; r++) {
       const uint32_t v = w.in[l][r];
       const int row = g + (r & 1) * 8, k = t * 2 + (r >> 1) * 8;
-      a[row][k] = bf16_to_float(v);
+      a[row][k] = bf16_to_float(v & 0xffff);
       a[row][k + 1] = bf16_to_float(v >> 16);
     }
     for (int r = 0; r < 2; r++) {
       const uint32_t v = w.in[l][4 + r];
-      b[g][t * 2 + r * 8] = bf16_to_float(v);
+      b[g][t * 2 + r * 8] = bf16_to_float(v & 0xffff);
       b[g][t * 2 + r * 8 + 1] = bf16_to_float(v >> 16);
     }
   }
-  float bt[16][8];
+  Four bt[16][2];
   for (int n = 0; n < 8; n++)
-    for (int k = 0; k < 16; k++) bt[k][n] = b[n][k];
+    for (int k = 0; k < 16; k++) bt[k][n / 4][n % 4] = b[n][k];
   float d[16][8];
   for (int i = 0; i < 16; i++) {
-    float s[8] = {};
+    Four s[2] = {};
     for (int k = 0; k < 16; k++)
-      for (int n = 0; n < 8; n++) s[n] += a[i][k] * bt[k][n];
-    for (int n = 0; n < 8; n++) d[i][n] = s[n];
+      for (int h = 0; h < 2; h++) s[h] += a[i][k] * bt[k][h];
+    memcpy(d[i], s, sizeof s);
   }
   for (int l = 0; l < 32; l++) {
     const int g = l >> 2, t = l & 3;

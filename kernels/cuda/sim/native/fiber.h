@@ -11,6 +11,15 @@
 
 namespace sim {
 
+typedef float Four __attribute__((vector_size(16)));
+
+inline float bf16_to_float(uint32_t h) {
+  const uint32_t u = h << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
 // What a fibre waits for.
 enum Wait { WAIT_NOTHING, WAIT_BLOCK, WAIT_GROUP, WAIT_CLUSTER, WAIT_BARRIER, WAIT_COLLECTIVE, WAIT_PRODUCTS };
 

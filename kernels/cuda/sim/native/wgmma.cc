@@ -49,13 +49,6 @@ std::string decode(uint64_t d, int major, Matrix &m) {
   return "";
 }
 
-float bf16_to_float(uint32_t h) {
-  const uint32_t u = h << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
 // Reads an operand to out[k][row]; false after a complaint.
 bool read(Cta &c, uint64_t descriptor, int major, int rows, float (*out)[kMostN], const char *which) {
   Matrix m;
@@ -85,8 +78,6 @@ bool read(Cta &c, uint64_t descriptor, int major, int rows, float (*out)[kMostN]
     }
   return true;
 }
-
-typedef float Four __attribute__((vector_size(16)));
 
 // Executes the product that the warpgroup of `first` has first in its oldest group.
 bool execute(Cta &c, int first, size_t which) {
