@@ -18,8 +18,8 @@ import (
 // life opens the backend, does once everything that the engine does with it, and
 // closes it: weights in every form and through every path of the loader, a step by
 // hand and recorded, growing workspaces, copies of blocks, frees.
-func life(lib string) error {
-	b, err := Open(Options{Library: lib})
+func life(lib string, device int) error {
+	b, err := Open(Options{Library: lib, Device: device})
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,11 @@ var unforgiving = []string{
 // failure must come back as the driver's error, nothing may stay behind, nothing may be
 // taken apart in the wrong order, and no function that the backend uses may be left out.
 func TestEveryCallFails(t *testing.T) {
+	t.Run("ampere", func(t *testing.T) { everyCallFails(t, simAmpere) })
+	t.Run("hopper", func(t *testing.T) { everyCallFails(t, simHopper, "cuTensorMapEncodeTiled") })
+}
+
+func everyCallFails(t *testing.T, device int, also ...string) {
 	lib := library(t)
 	drv, err := driver.Open(driver.Options{Library: lib})
 	require.NoError(t, err)
@@ -104,9 +109,9 @@ func TestEveryCallFails(t *testing.T) {
 		return n
 	}
 	// The first life loads the staging memory into the process, the second is counted.
-	require.NoError(t, life(lib))
+	require.NoError(t, life(lib, device))
 	before := count(sim.Calls)
-	require.NoError(t, life(lib))
+	require.NoError(t, life(lib, device))
 	calls := int(count(sim.Calls) - before)
 	require.Greater(t, calls, 100)
 	failed := map[string]bool{}
@@ -114,7 +119,7 @@ func TestEveryCallFails(t *testing.T) {
 		// Device errors that stick are the rule; an unknown code must be reported too.
 		code := []int{driver.CodeIllegalAddress, driver.CodeOutOfMemory, driver.CodeLaunchFailed, 999}[n%4]
 		require.NoError(t, c.Fail(n, code))
-		err := life(lib)
+		err := life(lib, device)
 		require.NoError(t, c.Fail(-1, 0))
 		var dev *kernels.DeviceError
 		require.ErrorAs(t, err, &dev, "call %d of %d", n, calls)
@@ -132,12 +137,11 @@ func TestEveryCallFails(t *testing.T) {
 		require.Empty(t, leaks, "call %d, %s", n, dev.Call)
 		require.Zero(t, count(sim.Disorder), "call %d, %s: taken apart out of order", n, dev.Call)
 	}
-	for _, name := range []string{
+	for _, name := range append(also,
 		"cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuDeviceGetName",
 		"cuDeviceGetAttribute", "cuMemGetInfo_v2", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute", "cuMemAlloc_v2", "cuMemHostAlloc",
 		"cuMemHostGetDevicePointer_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamCreateWithPriority",
-		"cuStreamSynchronize", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch", "kernel",
-	} {
+		"cuStreamSynchronize", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch", "kernel") {
 		require.True(t, failed[name], "%s was never made to fail", name)
 	}
 	for _, name := range unforgiving {
@@ -149,45 +153,37 @@ func TestEveryCallFails(t *testing.T) {
 // compiled binary's, as the manifest has it, the simulator's and, through TestLayout, Go's.
 func TestParameterSizes(t *testing.T) {
 	b, _ := simulated(t)
-	seen := 0
 	for _, k := range kernelTable {
 		name := append([]byte(k.name), 0)
 		got, err := b.driver.Extension("sim_param_bytes", uint64(uintptr(unsafe.Pointer(&name[0]))))
 		require.NoError(t, err)
-		if got == 0 {
-			continue // for sm_90a only
-		}
-		seen++
 		require.Equal(t, uint64(k.paramBytes), got, k.name)
 	}
-	require.Greater(t, seen, 30)
 }
 
-// TestOverlappedLaunch launches through cuLaunchKernelEx, which the backend uses on
-// compute capability 9.0 only, and compares with the plain launch.
+// TestOverlappedLaunch compares launches through cuLaunchKernelEx, which the backend uses
+// on compute capability 9.0 only, with plain ones.
 func TestOverlappedLaunch(t *testing.T) {
-	b, c := simulated(t)
-	require.True(t, b.driver.Has("cuLaunchKernelEx"))
 	const n = 640
-	x, err := tensor(b, kernels.F32, normal(n), 1, n)
-	require.NoError(t, err)
-	out, err := tensor(b, kernels.F32, make([]float32, n), 1, n)
-	require.NoError(t, err)
-	add := func() []byte {
-		require.NoError(t, b.Upload(out, make([]byte, 4*n)))
-		require.NoError(t, b.Add(kernels.AddArgs{Out: out, A: x, B: x}))
-		got := make([]byte, 4*n)
-		require.NoError(t, b.Download(got, out))
-		return got
+	var sums [2][]byte
+	for device := range sums {
+		t.Run([]string{"plain", "overlapped"}[device], func(t *testing.T) {
+			b, c := simulatedOn(t, device)
+			before, err := c.Count(sim.Overlapped)
+			require.NoError(t, err)
+			x, err := tensor(b, kernels.F32, normal(n), 1, n)
+			require.NoError(t, err)
+			out, err := tensor(b, kernels.F32, make([]float32, n), 1, n)
+			require.NoError(t, err)
+			require.NoError(t, b.Add(kernels.AddArgs{Out: out, A: x, B: x}))
+			sums[device] = make([]byte, 4*n)
+			require.NoError(t, b.Download(sums[device], out))
+			after, err := c.Count(sim.Overlapped)
+			require.NoError(t, err)
+			require.Equal(t, device == simHopper, after > before)
+		})
 	}
-	want := add()
-	b.hopper = true // only the launch looks at it: Add has no variant for Hopper
-	got := add()
-	b.hopper = false
-	require.Equal(t, want, got)
-	overlapped, err := c.Count(sim.Overlapped)
-	require.NoError(t, err)
-	require.NotZero(t, overlapped)
+	require.Equal(t, sums[simAmpere], sums[simHopper])
 }
 
 // TestOutOfOrderShows makes the mistake that the simulator is to notice.

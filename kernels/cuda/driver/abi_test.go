@@ -80,6 +80,13 @@ int cuGetProcAddress(const char *name, void **fn, int version, unsigned long lon
 		if s.Optional {
 			require.NoError(t, err, s.Name)
 			require.False(t, old.Has(s.Name), s.Name)
+			if s.Name == "cuTensorMapEncodeTiled" {
+				_, err := old.EncodeTensorMap(box)
+				var missing *driver.MissingSymbolError
+				require.ErrorAs(t, err, &missing)
+				require.Equal(t, s.Name, missing.Symbol)
+				require.Equal(t, "12.0", missing.Since)
+			}
 			continue
 		}
 		var missing *driver.MissingSymbolError
@@ -168,6 +175,7 @@ func TestEveryFunctionFails(t *testing.T) {
 		{"cuEventDestroy_v2", 1, func() error { e, err := c.NewEvent(false); require.NoError(t, err); return e.Close() }},
 		{"cuStreamDestroy_v2", 1, func() error { s, err := c.NewStream(0); require.NoError(t, err); return s.Close() }},
 		{"cuGraphExecDestroy", 4, func() error { g := graph(); return g.Close() }},
+		{"cuTensorMapEncodeTiled", 0, func() error { return second(d.EncodeTensorMap(box)) }},
 		{"cuDevicePrimaryCtxRelease_v2", 4, func() error { c, err := d.OpenContext(0); require.NoError(t, err); return c.Close() }},
 	}
 	covered := map[string]bool{
@@ -176,7 +184,6 @@ func TestEveryFunctionFails(t *testing.T) {
 		// Need a kernel, which a module of the backend has: see package cuda.
 		"cuModuleUnload": true, "cuModuleGetFunction": true, "cuFuncSetAttribute": true, "cuLaunchKernel": true, "cuLaunchKernelEx": true,
 		"cuOccupancyMaxActiveBlocksPerMultiprocessor": true,
-		"cuTensorMapEncodeTiled":                      true, // the simulator has none: TestOptionalSymbols
 	}
 	for _, call := range calls {
 		covered[call.name] = true

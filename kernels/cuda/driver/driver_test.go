@@ -51,7 +51,7 @@ func TestOpen(t *testing.T) {
 		d, _ := open(t)
 		_, err := d.OpenContext(3)
 		require.ErrorIs(t, err, kernels.ErrUnavailable)
-		require.ErrorContains(t, err, "device 3: the driver has 1 devices")
+		require.ErrorContains(t, err, "device 3: the driver has 2 devices")
 	})
 	t.Run("driver_without_device", func(t *testing.T) {
 		d, _ := open(t)
@@ -64,15 +64,35 @@ func TestOpen(t *testing.T) {
 	})
 }
 
-func TestOptionalSymbols(t *testing.T) {
+// box is a tensor map that a driver accepts.
+var box = driver.TensorMapConfig{
+	Type: driver.TensorBF16, Base: 1 << 20, Dims: []uint64{256, 3}, Strides: []uint64{512}, Box: []uint32{64, 8}, Swizzle: driver.Swizzle128,
+}
+
+func TestTensorMap(t *testing.T) {
 	d, _ := open(t)
 	require.True(t, d.Has("cuLaunchKernelEx"))
-	require.False(t, d.Has("cuTensorMapEncodeTiled"), "the simulator has no tensor maps")
-	_, err := d.EncodeTensorMap(driver.TensorMapConfig{Type: driver.TensorBF16, Dims: []uint64{64}, Box: []uint32{64}})
-	var missing *driver.MissingSymbolError
-	require.ErrorAs(t, err, &missing)
-	require.Equal(t, "cuTensorMapEncodeTiled", missing.Symbol)
-	require.Equal(t, "12.0", missing.Since)
+	require.True(t, d.Has("cuTensorMapEncodeTiled"))
+	m, err := d.EncodeTensorMap(box)
+	require.NoError(t, err)
+	require.NotEqual(t, driver.TensorMap{}, m)
+	for name, change := range map[string]func(*driver.TensorMapConfig){
+		"base off 16 bytes":     func(c *driver.TensorMapConfig) { c.Base += 8 },
+		"stride off 16 bytes":   func(c *driver.TensorMapConfig) { c.Strides = []uint64{520} },
+		"empty box":             func(c *driver.TensorMapConfig) { c.Box = []uint32{64, 0} },
+		"box of 257":            func(c *driver.TensorMapConfig) { c.Box = []uint32{64, 257} },
+		"row beyond swizzle":    func(c *driver.TensorMapConfig) { c.Box = []uint32{128, 8} },
+		"row of no 16 bytes":    func(c *driver.TensorMapConfig) { c.Box = []uint32{4, 8} },
+		"tensor without rows":   func(c *driver.TensorMapConfig) { c.Dims = []uint64{256, 0} },
+		"no type of the driver": func(c *driver.TensorMapConfig) { c.Type = 99 },
+	} {
+		c := box
+		change(&c)
+		_, err := d.EncodeTensorMap(c)
+		var dev *kernels.DeviceError
+		require.ErrorAs(t, err, &dev, name)
+		require.Equal(t, driver.CodeInvalidValue, dev.Code, name)
+	}
 	_, err = d.EncodeTensorMap(driver.TensorMapConfig{})
 	require.ErrorContains(t, err, "want 1 to 5 dimensions")
 }
