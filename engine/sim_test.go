@@ -89,8 +89,14 @@ func TestSimulatedGPU(t *testing.T) {
 // TestDifferentialSimulatedGPU: alone and in company, bit for bit, on the CUDA backend.
 func TestDifferentialSimulatedGPU(t *testing.T) {
 	needSimulator(t)
+	for name, device := range map[string]string{"ampere": "sim", "hopper": "sim:1"} {
+		t.Run(name, func(t *testing.T) { differentialSimulatedGPU(t, device) })
+	}
+}
+
+func differentialSimulatedGPU(t *testing.T, device string) {
 	open := func(cfg engine.Config) *engine.Engine {
-		cfg.Verify, cfg.Device, cfg.ContextTokens = true, "sim", 512
+		cfg.Verify, cfg.Device, cfg.ContextTokens = true, device, 512
 		e, err := engine.Open(t.Context(), filepath.Join("../testdata/models", "internvl3-qwen25-hf-bf16"), cfg)
 		require.NoError(t, err)
 		return e
