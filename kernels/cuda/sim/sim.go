@@ -52,6 +52,8 @@ type Options struct {
 	// Sanitize is passed to -fsanitize: "address,undefined". A process that loads an
 	// address-sanitized library must run with libasan.so in LD_PRELOAD.
 	Sanitize string
+	// Kernels holds other kernels than those of package src, for tests of the simulator.
+	Kernels fs.FS
 }
 
 // Build compiles the simulator and returns the path of the library.
@@ -65,7 +67,11 @@ func Build(opt Options) (string, error) {
 	hash := sha256.New()
 	flags := compilerFlags(opt.Sanitize)
 	fmt.Fprintln(hash, flags)
-	for _, from := range []fs.FS{native, src.Files} {
+	kernels := opt.Kernels
+	if kernels == nil {
+		kernels = src.Files
+	}
+	for _, from := range []fs.FS{native, src.Files, kernels} {
 		err := fs.WalkDir(from, ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
@@ -74,10 +80,13 @@ func Build(opt Options) (string, error) {
 			if err != nil {
 				return err
 			}
-			base := filepath.Base(name)
+			base, ext := filepath.Base(name), filepath.Ext(name)
+			if texts[base] != nil || ext == ".cu" && from != kernels {
+				return nil
+			}
 			texts[base] = data
 			fmt.Fprintf(hash, "%s %d\n%s", base, len(data), data)
-			if ext := filepath.Ext(base); ext == ".cc" || ext == ".cu" {
+			if ext == ".cc" || ext == ".cu" {
 				units = append(units, base)
 			}
 			return nil

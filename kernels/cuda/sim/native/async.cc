@@ -113,7 +113,7 @@ void finish(Copy &copy) {
 }  // namespace
 
 std::vector<unsigned char> &view_of(Cta &c) {
-  if (c.async_view.empty()) c.async_view.assign(c.shared, c.shared + c.shared_bytes);
+  if (c.async_view.empty()) c.async_view.assign(c.shared_bytes, 0xff);  // as shared memory starts
   return c.async_view;
 }
 

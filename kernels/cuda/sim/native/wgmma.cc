@@ -34,7 +34,7 @@ struct Matrix {
 };
 
 // Empty if the descriptor is one that this model knows.
-std::string decode(uint64_t d, int major, Matrix &m) {
+std::string decode(uint64_t d, int major, int rows, Matrix &m) {
   static const int kBits[] = {0, 3, 2, 1};
   m.start = uint32_t(d & 0x3fff) << 4;
   m.leading = uint32_t(d >> 16 & 0x3fff) << 4;
@@ -45,14 +45,14 @@ std::string decode(uint64_t d, int major, Matrix &m) {
   if (d >> 49 & 7) return "a base offset, which is not modelled";
   if (m.bits && m.start % (m.line() * 8) >= m.line()) return "a swizzled matrix that does not begin with whole units of 8 lines";
   if (m.bits && m.stride % (m.line() * 8) != 0) return "a stride that is not whole units of 8 lines";
-  if (m.bits && major == MN_MAJOR && m.leading % (m.line() * 8) != 0) return "a leading offset that is not whole units of 8 lines";
+  if (m.bits && major == MN_MAJOR && uint32_t(rows) * 2 > m.line() && m.leading % (m.line() * 8) != 0) return "a leading offset that is not whole units of 8 lines";
   return "";
 }
 
 // Reads an operand to out[k][row]; false after a complaint.
 bool read(Cta &c, uint64_t descriptor, int major, int rows, float (*out)[kMostN], const char *which) {
   Matrix m;
-  const std::string wrong = decode(descriptor, major, m);
+  const std::string wrong = decode(descriptor, major, rows, m);
   if (!wrong.empty()) {
     complain("wgmma: descriptor %#llx of %s has %s", static_cast<unsigned long long>(descriptor), which, wrong.c_str());
     return false;
@@ -149,7 +149,7 @@ bool reads(const Cta &c, const Product &p, uint32_t offset, uint32_t bytes) {
   for (int side = p.in_registers; side < 2; side++) {
     Matrix m;
     const int rows = side ? p.n : kM;
-    if (!decode(side ? p.b : p.a, side ? p.b_major : p.a_major, m).empty()) continue;  // execute will complain
+    if (!decode(side ? p.b : p.a, side ? p.b_major : p.a_major, rows, m).empty()) continue;  // execute will complain
     for (uint32_t i = 0; i < m.lines(rows); i++)
       for (uint32_t j = 0; j < m.per_line(rows); j++) {
         const uint32_t at = shared_offset(c, m.chunk(i, j), 16);
