@@ -4,7 +4,7 @@
 
 #define DEVICE static inline
 #define METHOD inline
-#define SHARED static
+#define SHARED static  // one for all ctas of a cluster: there for barriers only
 #define GLOBAL_CONSTANT const
 #define DYNAMIC_SHARED(name) unsigned char *name = sim::shared_memory()
 #define SIM_KERNEL(name, P, threads, blocks, cluster)                                                             \
