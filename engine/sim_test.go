@@ -18,6 +18,7 @@ import (
 
 	"metacap/engine"
 	"metacap/engine/trace"
+	"metacap/internal/parity"
 	"metacap/kernels/cuda/sim"
 )
 
@@ -84,6 +85,22 @@ func TestSimulatedGPU(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestParitySimulatedHopper compares a fixture model, in bfloat16 too, on the simulated Hopper
+// device, whose backend takes the wgmma and streaming kernels, with the reference.
+func TestParitySimulatedHopper(t *testing.T) {
+	needSimulator(t)
+	bf16 := 0
+	o := parity.Options{Device: "sim:1", Only: []string{parity.PartModels}, Match: "internvl35-56-remote"}
+	_, err := parity.Run(t.Context(), "../testdata", o, func(c parity.Check) {
+		require.Equal(t, parity.Pass, c.Verdict, "%+v", c)
+		if c.Mode == "bf16" {
+			bf16++
+		}
+	})
+	require.NoError(t, err)
+	require.NotZero(t, bf16)
 }
 
 // TestDifferentialSimulatedGPU: alone and in company, bit for bit, on the CUDA backend.
