@@ -140,8 +140,13 @@ func TestSameBits(t *testing.T) {
 		sameBits(t, b, 80, 320, []int{1, 8, 9, 16, 17, 64, 65, 130})
 	})
 	t.Run("simulator_hopper", func(t *testing.T) {
-		b, _ := simulatedOn(t, simHopper)
+		b, c := simulatedOn(t, simHopper)
 		sameBits(t, b, 80, 320, []int{1, 8, 9, 16, 17, 64, 65, 130})
+		defer c.Shuffle(0)
+		for seed := range uint64(4) {
+			require.NoError(t, c.Shuffle(seed+1))
+			sameBits(t, b, 208, 640, []int{8, 16, 32, 64, 130, 300})
+		}
 	})
 	t.Run("device", func(t *testing.T) {
 		b := device(t, Options{})

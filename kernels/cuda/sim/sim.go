@@ -220,6 +220,12 @@ func (c Control) SetMemory(bytes int64) error {
 	return err
 }
 
+// Shuffle makes the order of threads and of copies random; 0 ends that.
+func (c Control) Shuffle(seed uint64) error {
+	_, err := c.Driver.Extension("sim_shuffle", seed)
+	return err
+}
+
 // Failure is what the last kernel that failed did wrong.
 func (c Control) Failure() (string, error) {
 	var text []byte

@@ -184,14 +184,18 @@ func TestMoves(t *testing.T) {
 	}
 	_, rows := matrix(rand.New(rand.NewPCG(3, 4)), 32, 64, false)
 	in := v.upload(rows)
-	p := params{in: in, out: v.upload(make([]byte, len(rows)))}
-	boxes := v.upload(make([]byte, 30*128))
-	p.from = v.tensorMap(in, 64, 32, 64, 16, 0)
-	p.to = v.tensorMap(boxes, 64, 30, 64, 16, 0)
-	err := launch(v, "move_ways", 2, 256, 1024+8192+512, &p)
-	require.NoError(t, err, v.failure())
-	require.Equal(t, rows, v.download(p.out, len(rows)))
-	require.Equal(t, rows[128:31*128], v.download(boxes, 30*128))
+	defer v.control.Shuffle(0)
+	for seed := range uint64(8) { // 0: no random order
+		require.NoError(t, v.control.Shuffle(seed))
+		p := params{in: in, out: v.upload(make([]byte, len(rows)))}
+		boxes := v.upload(make([]byte, 30*128))
+		p.from = v.tensorMap(in, 64, 32, 64, 16, 0)
+		p.to = v.tensorMap(boxes, 64, 30, 64, 16, 0)
+		err := launch(v, "move_ways", 2, 256, 1024+8192+512, &p)
+		require.NoError(t, err, v.failure())
+		require.Equal(t, rows, v.download(p.out, len(rows)))
+		require.Equal(t, rows[128:31*128], v.download(boxes, 30*128))
+	}
 }
 
 // TestMistakes makes each mistake that the simulator is to find.

@@ -139,8 +139,9 @@ void async_begin() {
 
 bool async_advance() {
   if (under_way.empty()) return false;
-  Copy copy = std::move(under_way.front());
-  under_way.pop_front();
+  const auto which = under_way.begin() + any(uint32_t(under_way.size()));
+  Copy copy = std::move(*which);
+  under_way.erase(which);
   finish(copy);
   return true;
 }

@@ -193,6 +193,7 @@ bool sim::in_global(const void *p, size_t n) { return in_device(reinterpret_cast
 
 API void sim_fail(long after, long code) { std::lock_guard<std::recursive_mutex> hold(mu); fail_after = after; fail_code = int(code); }
 API void sim_set_memory(uint64_t bytes) { std::lock_guard<std::recursive_mutex> hold(mu); memory_total = bytes; }
+API void sim_shuffle(uint64_t seed) { std::lock_guard<std::recursive_mutex> hold(mu); sim::shuffle(seed); }
 API void sim_clear_error() { std::lock_guard<std::recursive_mutex> hold(mu); sticky = 0; queue.clear(); }
 API uint64_t sim_counter(long which) {
   std::lock_guard<std::recursive_mutex> hold(mu);

@@ -62,6 +62,8 @@ namespace {
 unsigned char *stacks = nullptr;
 std::unique_ptr<Warp[]> warps;
 void *main_sp = nullptr;
+uint64_t shuffled;  // state of the random order; 0: in turn
+
 // Numbers of threads that may go on, each at most once.
 struct {
   int numbers[kMaxThreads], head = 0, size = 0;
@@ -69,6 +71,7 @@ struct {
   void clear() { head = size = 0; }
   void push(int n) { numbers[(head + size++) % kMaxThreads] = n; }
   int pop() {
+    if (shuffled) std::swap(numbers[head], numbers[(head + int(any(uint32_t(size)))) % kMaxThreads]);
     const int n = numbers[head];
     head = (head + 1) % kMaxThreads;
     size--;
@@ -90,6 +93,7 @@ unsigned char *stack_of(int number) { return stacks + size_t(number) * kStackByt
 // Resumes the next ready fibre, or the main context when none is left.
 void switch_away(Thread *self) {
   Thread *next = nullptr;
+  if (shuffled && any(16) == 0) async_advance();
   if (!ready.empty() && failure.empty()) {
     next = &threads[ready.pop()];
   }
@@ -276,7 +280,7 @@ bool run_cluster() {
 #ifdef SIM_ASAN
   main_stack = nullptr;
 #endif
-  // Copies come as late as possible: when no fibre can go on without them.
+  // Copies come as late as possible, unless the order is random: when no fibre can go on without them.
   while (failure.empty()) {
     if (!ready.empty()) {
       switch_to(&threads[ready.pop()]);
@@ -303,6 +307,14 @@ const Dim3 &block_index() { return running->cta->index; }
 unsigned char *shared_memory() { return running->cta->shared; }
 int cluster_rank() { return running->cta->rank; }
 int lane() { return running->number & 31; }
+void shuffle(uint64_t seed) { shuffled = seed; }
+uint32_t any(uint32_t n) {
+  if (!shuffled) return 0;
+  shuffled ^= shuffled << 13;
+  shuffled ^= shuffled >> 7;
+  shuffled ^= shuffled << 17;
+  return uint32_t(shuffled >> 32) % n;
+}
 const char *last_failure() { return failure.c_str(); }
 
 void park(Wait what, const void *on, uint32_t parity, int id) {

@@ -132,6 +132,9 @@ extern std::vector<Cta> ctas;  // of the cluster
 extern int count;              // threads of a cta
 extern const Kernel *kernel;
 
+// The order of fibres and copies is random from now on; 0: in turn, copies last.
+void shuffle(uint64_t seed);
+uint32_t any(uint32_t n);  // below n; 0 unless shuffled
 // Performs cp.async copies.
 void finish_copies(const std::vector<PendingCopy> &copies);
 // Lets everybody else run, and what is under way go on, before this fibre looks at a barrier again.
