@@ -3,18 +3,21 @@ package cuda
 import (
 	"errors"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"metacap/internal/programtest"
 	"metacap/kernels"
+	"metacap/kernels/cuda/driver"
 	"metacap/kernels/cuda/sim"
 	"metacap/kernels/kerneltest"
 )
 
 // library builds the simulator, or skips the test where there is no compiler.
-// METACAP_SIM_SANITIZE is passed to -fsanitize (see package sim).
+// METACAP_SIM_SANITIZE is passed to -fsanitize (see package sim); METACAP_SIM_SHUFFLE is
+// the seed of a random order of threads and copies.
 func library(t testing.TB) string {
 	t.Helper()
 	lib, err := sim.Build(sim.Options{Sanitize: os.Getenv("METACAP_SIM_SANITIZE")})
@@ -22,6 +25,13 @@ func library(t testing.TB) string {
 		t.Skip(err)
 	}
 	require.NoError(t, err)
+	if text := os.Getenv("METACAP_SIM_SHUFFLE"); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err, "METACAP_SIM_SHUFFLE")
+		d, err := driver.Open(driver.Options{Library: lib})
+		require.NoError(t, err)
+		require.NoError(t, sim.Control{Driver: d}.Shuffle(seed))
+	}
 	return lib
 }
 
