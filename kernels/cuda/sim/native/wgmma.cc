@@ -184,7 +184,11 @@ const char *read_by(const Cta &c, uint32_t offset, uint32_t bytes) {
   return nullptr;
 }
 
-void wgmma_fence() { running->fenced = true; }
+// An aligned instruction, as all of wgmma: the lanes of a warp meet at it.
+void wgmma_fence() {
+  collective(OP_WARP_SYNC, nullptr, 0);
+  running->fenced = true;
+}
 
 void wgmma(float *d, int n, const uint32_t *a_registers, uint64_t a, int a_major, uint64_t b, int b_major, bool accumulate) {
   Thread &t = *running;
