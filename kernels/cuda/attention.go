@@ -196,14 +196,14 @@ func (b *Backend) PagedAttention(a kernels.PagedAttentionArgs) error {
 			if !tensorCores(s.DType, a.Out, a.Q) {
 				return run(b, kAttentionPaged, driver.Dim{X: a.MaxRows, Y: int(q.QHeads), Z: n}, 128, 0, &q)
 			}
-			return b.pagedMMA(&q, a.MaxRows, a.MaxLen)
+			return b.pagedMMA(&q, c, a.Layer, a.MaxRows, a.MaxLen)
 		})
 	})
 }
 
 // pagedMMA runs the split kernels for sequences of few rows and the walking kernel
 // for the others; which sequence is whose is decided on the device.
-func (b *Backend) pagedMMA(p *attentionParams, maxRows, maxLen int) error {
+func (b *Backend) pagedMMA(p *attentionParams, c *cache, layer, maxRows, maxLen int) error {
 	walk, split, join := kAttentionWalk128, kAttentionSplit128, kAttentionJoin128
 	if p.HeadDim == 64 {
 		walk, split, join = kAttentionWalk64, kAttentionSplit64, kAttentionJoin64
@@ -225,6 +225,9 @@ func (b *Backend) pagedMMA(p *attentionParams, maxRows, maxLen int) error {
 		}
 	}
 	if maxRows*group > int(p.SplitRows) {
+		if ok, err := b.wgmmaPaged(p, c, layer, maxRows); ok || err != nil {
+			return err
+		}
 		tiles := (maxRows*group + 63) / 64
 		return run(b, walk, driver.Dim{X: tiles, Y: int(p.KvHeads), Z: int(p.Sequences)}, 128, shared, p)
 	}
@@ -260,6 +263,9 @@ func (b *Backend) SegmentAttention(a kernels.SegmentAttentionArgs) error {
 			q.Starts += driver.Ptr(4 * lo)
 			if !tensorCores(a.K.DType, a.Out, a.Q, a.K, a.V) {
 				return run(b, kAttentionSegment, driver.Dim{X: a.MaxRows, Y: heads, Z: n}, 128, 0, &q)
+			}
+			if ok, err := b.wgmmaSegments(&q, a.K.Rows(), a.MaxRows); ok || err != nil {
+				return err
 			}
 			id := kAttentionTile128
 			if d == 64 {

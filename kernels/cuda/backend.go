@@ -35,7 +35,10 @@ type Backend struct {
 	hopper bool // compute capability 9.0: dependent launch, tensor maps, wgmma
 	closed bool
 
-	rowMaps map[rowsMap]driver.TensorMap // of activations
+	rowMaps map[rowsMap]driver.TensorMap // of activations, keys and values
+
+	attentionVariant int  // of the wgmma kernels, for measurements
+	noWgmma          bool // attention by mma.sync, for measurements
 
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}

@@ -65,6 +65,7 @@ func TestLayout(t *testing.T) {
 		linearMapParams{},
 		linearStreamParams{},
 		attentionParams{},
+		attentionMapParams{},
 		argMaxParams{},
 	}
 	require.Len(t, blocks, len(layout))

@@ -363,7 +363,7 @@ func BenchmarkLinear(bb *testing.B) {
 // BenchmarkAttention times one layer's attention.
 func BenchmarkAttention(bb *testing.B) {
 	b := newBench(bb)
-	for _, c := range []struct{ seqs, rows int }{{1, 1}, {8, 1}, {64, 1}, {1, 2304}} {
+	for _, c := range []struct{ seqs, rows int }{{1, 1}, {8, 1}, {64, 1}, {1, 256}, {1, 1024}, {1, 2304}, {8, 288}} {
 		const ctx = 2304
 		blocks := ctx / kernels.BlockSize
 		kv, err := b.NewKV(kernels.KVShape{Layers: 4, Blocks: c.seqs * blocks, Heads: benchKV, HeadDim: benchDim, DType: kernels.BF16})
@@ -392,7 +392,7 @@ func BenchmarkAttention(bb *testing.B) {
 		tokens := c.seqs * c.rows
 		q, out := b.rows(tokens, benchHeads, benchDim), b.rows(tokens, benchHeads, benchDim)
 		tStarts, tLens, tTable := b.ints(starts, c.seqs+1), b.ints(lens, c.seqs), b.ints(table, c.seqs, blocks)
-		bb.Run(fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx), func(bb *testing.B) {
+		b.kernels(bb, fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx), c.rows > 1, func(bb *testing.B) {
 			ms := b.time(bb, func() error {
 				for l := range 4 {
 					if err := b.PagedAttention(kernels.PagedAttentionArgs{
@@ -405,28 +405,46 @@ func BenchmarkAttention(bb *testing.B) {
 			}) / 4
 			bb.ReportMetric(ms*1e3, "us/layer")
 			bb.ReportMetric(float64(c.seqs)*ctx*benchKV*benchDim*4/ms/1e6, "GB/s")
-			bb.ReportMetric(4*float64(tokens)*ctx*benchHeads*benchDim/2/ms/1e9, "TFLOP/s")
+			bb.ReportMetric(4*float64(tokens)*(ctx-float64(c.rows)/2)*benchHeads*benchDim/ms/1e9, "TFLOP/s")
 		})
 		kv.Free()
 	}
-	const tiles = 8
-	x := b.rows(tiles*vitRows, 3*vitWidth)
-	out := b.rows(tiles*vitRows, vitHeads, 64)
-	var at []float32
-	for i := range tiles + 1 {
-		at = append(at, float32(i*vitRows))
-	}
-	starts := b.ints(at, tiles+1)
-	head := func(i int) kernels.Tensor {
-		return x.Cols(i*vitWidth, (i+1)*vitWidth).Reshape(tiles*vitRows, vitHeads, 64)
-	}
-	bb.Run("vision/tiles=8", func(bb *testing.B) {
-		ms := b.time(bb, func() error {
-			return b.SegmentAttention(kernels.SegmentAttentionArgs{Out: out, Q: head(0), K: head(1), V: head(2), Starts: starts, Scale: 0.125, MaxRows: vitRows})
+	for _, tiles := range []int{1, 8, 13} {
+		x := b.rows(tiles*vitRows, 3*vitWidth)
+		out := b.rows(tiles*vitRows, vitHeads, 64)
+		var at []float32
+		for i := range tiles + 1 {
+			at = append(at, float32(i*vitRows))
+		}
+		starts := b.ints(at, tiles+1)
+		head := func(i int) kernels.Tensor {
+			return x.Cols(i*vitWidth, (i+1)*vitWidth).Reshape(tiles*vitRows, vitHeads, 64)
+		}
+		b.kernels(bb, fmt.Sprintf("vision/tiles=%d", tiles), true, func(bb *testing.B) {
+			ms := b.time(bb, func() error {
+				return b.SegmentAttention(kernels.SegmentAttentionArgs{Out: out, Q: head(0), K: head(1), V: head(2), Starts: starts, Scale: 0.125, MaxRows: vitRows})
+			})
+			bb.ReportMetric(ms*1e3, "us/layer")
+			bb.ReportMetric(4*float64(tiles)*vitRows*vitRows*vitHeads*64/ms/1e9, "TFLOP/s")
 		})
-		bb.ReportMetric(ms*1e3, "us/layer")
-		bb.ReportMetric(4*float64(tiles)*vitRows*vitRows*vitHeads*64/ms/1e9, "TFLOP/s")
-	})
+	}
+}
+
+// kernels runs a benchmark of attention with the kernel of every architecture and, where
+// they apply, with each wgmma kernel.
+func (b *bench) kernels(bb *testing.B, name string, many bool, fn func(bb *testing.B)) {
+	if !b.hopper || !many {
+		bb.Run(name, fn)
+		return
+	}
+	for v := -1; v < attentionVariants; v++ {
+		b.noWgmma, b.attentionVariant = v < 0, max(v, 0)
+		which := "mma"
+		if v >= 0 {
+			which = fmt.Sprintf("wgmma_%d", v)
+		}
+		bb.Run(name+"/kernel="+which, fn)
+	}
 }
 
 // BenchmarkCopy times a device-to-device copy of 4 GiB: bytes read and written a second.

@@ -44,7 +44,7 @@ func (b *Backend) mapWeight(w *weight) error {
 // blockBytes is the size of a block of a tiled weight: 16 rows of 64 columns.
 const blockBytes = 2048
 
-// rowsMap identifies a tensor map of activations.
+// rowsMap identifies a tensor map of rows of k columns: activations, keys and values.
 type rowsMap struct {
 	base    driver.Ptr
 	rows, k int32
@@ -58,14 +58,18 @@ const maxRowsMaps = 4096
 // mapRows returns the tensor map of the rows that p reads, box at a time. Activations keep their
 // addresses from layer to layer, so maps are cached.
 func (b *Backend) mapRows(p *linearParams, box int) (driver.TensorMap, error) {
-	key := rowsMap{p.X, p.Rows, p.KPadded, p.XStride, box}
+	return b.mapOf(rowsMap{p.X, p.Rows, p.KPadded, p.XStride, box})
+}
+
+// mapOf returns a tensor map of bf16 rows: boxes of some rows and 64 columns, with the 128-byte swizzle.
+func (b *Backend) mapOf(key rowsMap) (driver.TensorMap, error) {
 	if m, ok := b.rowMaps[key]; ok {
 		return m, nil
 	}
 	m, err := b.driver.EncodeTensorMap(driver.TensorMapConfig{
-		Type: driver.TensorBF16, Base: p.X,
-		Dims: []uint64{uint64(p.KPadded), uint64(p.Rows)}, Strides: []uint64{uint64(p.XStride) * 2},
-		Box: []uint32{64, uint32(box)}, Swizzle: driver.Swizzle128,
+		Type: driver.TensorBF16, Base: key.base,
+		Dims: []uint64{uint64(key.k), uint64(key.rows)}, Strides: []uint64{uint64(key.stride) * 2},
+		Box: []uint32{64, uint32(key.box)}, Swizzle: driver.Swizzle128,
 	})
 	if err != nil {
 		return m, err

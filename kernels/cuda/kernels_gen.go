@@ -254,6 +254,15 @@ type attentionParams struct {
 	_             [4]byte
 }
 
+// attentionMapParams mirrors struct AttentionMapParams of src/params.cuh: 448 bytes.
+type attentionMapParams struct {
+	KMap      driver.TensorMap
+	VMap      driver.TensorMap
+	Attention attentionParams
+	Row0      int32
+	_         [20]byte
+}
+
 // argMaxParams mirrors struct ArgMaxParams of src/params.cuh: 56 bytes.
 type argMaxParams struct {
 	Ids      driver.Ptr
@@ -283,6 +292,14 @@ const (
 	kAttentionJoin128
 	kAttentionTile64
 	kAttentionTile128
+	kAttentionWgmmaWalk64
+	kAttentionWgmmaWalk128
+	kAttentionWgmmaTile64
+	kAttentionWgmmaTile128
+	kAttentionWgmmaWalk128Turns
+	kAttentionWgmmaTile64Turns
+	kAttentionWgmmaTile64Two
+	kAttentionWgmmaTile64TwoTurns
 	kUnary
 	kAdd
 	kSiluMul
@@ -322,52 +339,60 @@ const (
 
 // kernelTable lists every kernel: its file, the threads of a cta and the bytes of its parameter block.
 var kernelTable = [numKernels]kernelInfo{
-	kArgmaxPart:        {name: "argmax_part", file: "argmax", threads: 256, paramBytes: 56},
-	kArgmaxJoin:        {name: "argmax_join", file: "argmax", threads: 32, paramBytes: 56},
-	kAttentionPaged:    {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 168},
-	kAttentionSegment:  {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 168},
-	kAttentionWalk64:   {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionWalk128:  {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionSplit64:  {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionSplit128: {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionJoin64:   {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 168},
-	kAttentionJoin128:  {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionTile64:   {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionTile128:  {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kUnary:             {name: "unary", file: "elementwise", threads: 256, paramBytes: 104},
-	kAdd:               {name: "add", file: "elementwise", threads: 256, paramBytes: 104},
-	kSiluMul:           {name: "silu_mul", file: "elementwise", threads: 256, paramBytes: 104},
-	kGatherRows:        {name: "gather_rows", file: "elementwise", threads: 256, paramBytes: 104},
-	kScatterRows:       {name: "scatter_rows", file: "elementwise", threads: 256, paramBytes: 104},
-	kConvert:           {name: "convert", file: "elementwise", threads: 256, paramBytes: 32},
-	kPatchify:          {name: "patchify", file: "elementwise", threads: 256, paramBytes: 56},
-	kVisionEmbed:       {name: "vision_embed", file: "elementwise", threads: 256, paramBytes: 72},
-	kPixelShuffle:      {name: "pixel_shuffle", file: "elementwise", threads: 256, paramBytes: 56},
-	kLinearGemm128x128: {name: "linear_gemm_128x128", file: "linear_gemm", threads: 256, paramBytes: 136},
-	kLinearGemm64x64:   {name: "linear_gemm_64x64", file: "linear_gemm", threads: 128, paramBytes: 136},
-	kLinearGemm64x32:   {name: "linear_gemm_64x32", file: "linear_gemm", threads: 128, paramBytes: 136},
-	kPackTiled:         {name: "pack_tiled", file: "linear_pack", threads: 256, paramBytes: 56},
-	kStageRows:         {name: "stage_rows", file: "linear_pack", threads: 256, paramBytes: 104},
-	kLinearSimt:        {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 136},
-	kLinearSkinny8:     {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 136},
-	kLinearSkinny16:    {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
-	kLinearStream8128:  {name: "linear_stream_8_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream8256:  {name: "linear_stream_8_256", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream16128: {name: "linear_stream_16_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream16256: {name: "linear_stream_16_256", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream32128: {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream64128: {name: "linear_stream_64_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearWgmma128:    {name: "linear_wgmma_128", file: "linear_wgmma", threads: 384, paramBytes: 448},
-	kLinearWgmma192:    {name: "linear_wgmma_192", file: "linear_wgmma", threads: 384, paramBytes: 448},
-	kLinearWgmma256:    {name: "linear_wgmma_256", file: "linear_wgmma", threads: 384, paramBytes: 448},
-	kRmsnormWarp:       {name: "rmsnorm_warp", file: "norm", threads: 256, paramBytes: 80},
-	kLayernormWarp:     {name: "layernorm_warp", file: "norm", threads: 256, paramBytes: 80},
-	kRmsnormCta:        {name: "rmsnorm_cta", file: "norm", threads: 256, paramBytes: 80},
-	kLayernormCta:      {name: "layernorm_cta", file: "norm", threads: 256, paramBytes: 80},
-	kRope:              {name: "rope", file: "rope", threads: 256, paramBytes: 72},
-	kKvStore:           {name: "kv_store", file: "rope", threads: 256, paramBytes: 80},
-	kQkRopeStore:       {name: "qk_rope_store", file: "rope", threads: 128, paramBytes: 152},
-	kKvCopy:            {name: "kv_copy", file: "rope", threads: 256, paramBytes: 40},
+	kArgmaxPart:                   {name: "argmax_part", file: "argmax", threads: 256, paramBytes: 56},
+	kArgmaxJoin:                   {name: "argmax_join", file: "argmax", threads: 32, paramBytes: 56},
+	kAttentionPaged:               {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 168},
+	kAttentionSegment:             {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 168},
+	kAttentionWalk64:              {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionWalk128:             {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionSplit64:             {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionSplit128:            {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionJoin64:              {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 168},
+	kAttentionJoin128:             {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionTile64:              {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionTile128:             {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionWgmmaWalk64:         {name: "attention_wgmma_walk_64", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kAttentionWgmmaWalk128:        {name: "attention_wgmma_walk_128", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kAttentionWgmmaTile64:         {name: "attention_wgmma_tile_64", file: "attention_wgmma", threads: 512, paramBytes: 448},
+	kAttentionWgmmaTile128:        {name: "attention_wgmma_tile_128", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kAttentionWgmmaWalk128Turns:   {name: "attention_wgmma_walk_128_turns", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kAttentionWgmmaTile64Turns:    {name: "attention_wgmma_tile_64_turns", file: "attention_wgmma", threads: 512, paramBytes: 448},
+	kAttentionWgmmaTile64Two:      {name: "attention_wgmma_tile_64_two", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kAttentionWgmmaTile64TwoTurns: {name: "attention_wgmma_tile_64_two_turns", file: "attention_wgmma", threads: 384, paramBytes: 448},
+	kUnary:                        {name: "unary", file: "elementwise", threads: 256, paramBytes: 104},
+	kAdd:                          {name: "add", file: "elementwise", threads: 256, paramBytes: 104},
+	kSiluMul:                      {name: "silu_mul", file: "elementwise", threads: 256, paramBytes: 104},
+	kGatherRows:                   {name: "gather_rows", file: "elementwise", threads: 256, paramBytes: 104},
+	kScatterRows:                  {name: "scatter_rows", file: "elementwise", threads: 256, paramBytes: 104},
+	kConvert:                      {name: "convert", file: "elementwise", threads: 256, paramBytes: 32},
+	kPatchify:                     {name: "patchify", file: "elementwise", threads: 256, paramBytes: 56},
+	kVisionEmbed:                  {name: "vision_embed", file: "elementwise", threads: 256, paramBytes: 72},
+	kPixelShuffle:                 {name: "pixel_shuffle", file: "elementwise", threads: 256, paramBytes: 56},
+	kLinearGemm128x128:            {name: "linear_gemm_128x128", file: "linear_gemm", threads: 256, paramBytes: 136},
+	kLinearGemm64x64:              {name: "linear_gemm_64x64", file: "linear_gemm", threads: 128, paramBytes: 136},
+	kLinearGemm64x32:              {name: "linear_gemm_64x32", file: "linear_gemm", threads: 128, paramBytes: 136},
+	kPackTiled:                    {name: "pack_tiled", file: "linear_pack", threads: 256, paramBytes: 56},
+	kStageRows:                    {name: "stage_rows", file: "linear_pack", threads: 256, paramBytes: 104},
+	kLinearSimt:                   {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 136},
+	kLinearSkinny8:                {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearSkinny16:               {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearStream8128:             {name: "linear_stream_8_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream8256:             {name: "linear_stream_8_256", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream16128:            {name: "linear_stream_16_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream16256:            {name: "linear_stream_16_256", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream32128:            {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream64128:            {name: "linear_stream_64_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearWgmma128:               {name: "linear_wgmma_128", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kLinearWgmma192:               {name: "linear_wgmma_192", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kLinearWgmma256:               {name: "linear_wgmma_256", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kRmsnormWarp:                  {name: "rmsnorm_warp", file: "norm", threads: 256, paramBytes: 80},
+	kLayernormWarp:                {name: "layernorm_warp", file: "norm", threads: 256, paramBytes: 80},
+	kRmsnormCta:                   {name: "rmsnorm_cta", file: "norm", threads: 256, paramBytes: 80},
+	kLayernormCta:                 {name: "layernorm_cta", file: "norm", threads: 256, paramBytes: 80},
+	kRope:                         {name: "rope", file: "rope", threads: 256, paramBytes: 72},
+	kKvStore:                      {name: "kv_store", file: "rope", threads: 256, paramBytes: 80},
+	kQkRopeStore:                  {name: "qk_rope_store", file: "rope", threads: 128, paramBytes: 152},
+	kKvCopy:                       {name: "kv_copy", file: "rope", threads: 256, paramBytes: 40},
 }
 
 // layout lists size and offsets of the mirrors as C++ has them.
@@ -387,5 +412,6 @@ var layout = map[string][]int{
 	"linearMapParams":    {448, 0, 128, 256},
 	"linearStreamParams": {320, 0, 128, 264},
 	"attentionParams":    {168, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160},
+	"attentionMapParams": {448, 0, 128, 256, 424},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

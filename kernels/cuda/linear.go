@@ -315,6 +315,9 @@ func (b *Backend) allowShared() error {
 	for _, t := range wgmmaTiles {
 		limits[t.id] = t.shared()
 	}
+	for _, k := range append(wgmmaWalks[:], wgmmaTiled[:]...) {
+		limits[k.id] = k.shared()
+	}
 	for _, k := range streamKernels {
 		limits[k.id] = k.shared(k.warps)
 	}

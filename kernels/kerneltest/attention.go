@@ -231,13 +231,23 @@ func largeScores(d kernels.DType) testCase {
 // prompt in one piece with the same in chunks, bit for bit.
 func attentionInvariance() []testCase {
 	var all []testCase
-	for _, kv := range []kernels.DType{f32, bf16} {
-		for _, h := range [][3]int{{8, 2, 32}, {4, 4, 16}, {8, 2, 128}} {
-			name := fmt.Sprintf("%s/Hq=%d,Hkv=%d,D=%d", kv, h[0], h[1], h[2])
-			s := pagedSpec{rows: []int{20, 1, 37, 1, 3}, lens: []int{20, 555, 37, 65, 300}, hq: h[0], hkv: h[1], d: h[2], kv: kv, q: f32, out: f32}
+	for _, c := range []struct {
+		kv, q kernels.DType
+		heads [][3]int
+	}{
+		{f32, f32, [][3]int{{8, 2, 32}, {4, 4, 16}, {8, 2, 128}}},
+		{bf16, f32, [][3]int{{8, 2, 32}, {4, 4, 16}, {8, 2, 128}}},
+		{bf16, bf16, [][3]int{{8, 2, 128}, {7, 1, 64}}},
+	} {
+		for _, h := range c.heads {
+			name := fmt.Sprintf("%s/Hq=%d,Hkv=%d,D=%d", c.kv, h[0], h[1], h[2])
+			if c.q != f32 {
+				name = fmt.Sprintf("%s-%s", c.q, name)
+			}
+			s := pagedSpec{rows: []int{20, 1, 37, 1, 3}, lens: []int{20, 555, 37, 65, 300}, hq: h[0], hkv: h[1], d: h[2], kv: c.kv, q: c.q, out: f32}
 			all = append(all, testCase{op: "PagedAttention", name: "alone_and_together/" + name, run: func(w *world) {
 				p := s.fill(w)
-				q := w.random("Q", f32, total(s.rows), s.hq, s.d)
+				q := w.random("Q", s.q, total(s.rows), s.hq, s.d)
 				whole, alone := w.out("Whole", f32, total(s.rows), s.hq, s.d), w.out("Alone", f32, total(s.rows), s.hq, s.d)
 				s.call(w, p, whole, q, s.sequences(), s.rows, s.lens)
 				lo := 0
@@ -247,10 +257,10 @@ func attentionInvariance() []testCase {
 				}
 				w.equal("sequences alone", alone, whole)
 			}})
-			one := pagedSpec{rows: []int{330}, lens: []int{330}, hq: h[0], hkv: h[1], d: h[2], kv: kv, q: f32, out: f32}
+			one := pagedSpec{rows: []int{330}, lens: []int{330}, hq: h[0], hkv: h[1], d: h[2], kv: c.kv, q: c.q, out: f32}
 			all = append(all, testCase{op: "PagedAttention", name: "chunked_and_whole/" + name, run: func(w *world) {
 				p := one.fill(w)
-				q := w.random("Q", f32, 330, one.hq, one.d)
+				q := w.random("Q", one.q, 330, one.hq, one.d)
 				whole, chunks := w.out("Whole", f32, 330, one.hq, one.d), w.out("Chunks", f32, 330, one.hq, one.d)
 				one.call(w, p, whole, q, []int{0}, []int{330}, []int{330})
 				for lo, step := 0, 1; lo < 330; lo, step = lo+step, step*2 {
@@ -294,7 +304,7 @@ func segmentCases() []testCase {
 		in, out kernels.DType
 		allow   bool
 	}{{f32, f32, false}, {f32, f32, true}, {bf16, bf16, false}, {bf16, f32, false}} {
-		for _, h := range [][2]int{{16, 64}, {4, 16}, {2, 32}, {1, 80}, {3, 8}} {
+		for _, h := range [][2]int{{16, 64}, {4, 16}, {2, 32}, {1, 80}, {3, 8}, {2, 64}, {1, 128}} {
 			for _, starts := range [][]int32{{0, 1}, {0, 17}, {0, 33, 66}, {0, 5, 5, 45}, {0, 300}} {
 				n := int(starts[len(starts)-1])
 				if n > 100 && h[0] > 4 {

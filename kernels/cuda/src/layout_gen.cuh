@@ -229,6 +229,13 @@ static_assert(__builtin_offsetof(AttentionParams, partial_rows) == 152, "Attenti
 static_assert(__builtin_offsetof(AttentionParams, split_rows) == 156, "AttentionParams.split_rows: offset");
 static_assert(__builtin_offsetof(AttentionParams, scale) == 160, "AttentionParams.scale: offset");
 #endif
+static_assert(sizeof(AttentionMapParams) == 448, "AttentionMapParams: size");
+#ifdef MC_SIM
+static_assert(__builtin_offsetof(AttentionMapParams, k_map) == 0, "AttentionMapParams.k_map: offset");
+static_assert(__builtin_offsetof(AttentionMapParams, v_map) == 128, "AttentionMapParams.v_map: offset");
+static_assert(__builtin_offsetof(AttentionMapParams, attention) == 256, "AttentionMapParams.attention: offset");
+static_assert(__builtin_offsetof(AttentionMapParams, row0) == 424, "AttentionMapParams.row0: offset");
+#endif
 static_assert(sizeof(ArgMaxParams) == 56, "ArgMaxParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(ArgMaxParams, ids) == 0, "ArgMaxParams.ids: offset");

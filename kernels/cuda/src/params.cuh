@@ -248,6 +248,15 @@ struct AttentionParams {
   f32 scale;
 };
 
+// AttentionParams with keys and values as tensor maps of boxes of 32 keys, 64 columns (sm_90a).
+// row0: the layer's first row of the cache, whose rows are [blocks][2][heads][32].
+struct AttentionMapParams {
+  tensormap k_map;
+  tensormap v_map;
+  AttentionParams attention;
+  i32 row0;
+};
+
 struct ArgMaxParams {
   ptr ids;
   ptr log_probs;

@@ -1,0 +1,215 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"metacap/kernels"
+)
+
+// pagedBatch is a ragged batch for comparisons of bits.
+type pagedBatch struct {
+	heads, kvHeads, d int
+	rows, lens        []int // new tokens, length of each sequence
+}
+
+func (p pagedBatch) String() string {
+	return fmt.Sprintf("%d/%d heads of %d, rows %v of %v", p.heads, p.kvHeads, p.d, p.rows, p.lens)
+}
+
+// run attends on a backend, to a cache whose unused slots are NaN, and returns the
+// output's bits. Rows of a sequence go through in the given chunks.
+func (p pagedBatch) run(t *testing.T, b *Backend, chunk int) []byte {
+	t.Helper()
+	var owned []kernels.Tensor
+	defer func() {
+		for _, x := range owned {
+			x.Buf.Free()
+		}
+	}()
+	make := func(d kernels.DType, v []float32, shape ...int) kernels.Tensor {
+		x, err := tensor(b, d, v, shape...)
+		require.NoError(t, err)
+		owned = append(owned, x)
+		return x
+	}
+	total, blocks, width := 0, 0, 0
+	for i, n := range p.lens {
+		total += p.rows[i]
+		blocks += (n + kernels.BlockSize - 1) / kernels.BlockSize
+		width = max(width, (n+kernels.BlockSize-1)/kernels.BlockSize)
+	}
+	kv, err := b.NewKV(kernels.KVShape{Layers: 2, Blocks: blocks + 1, Heads: p.kvHeads, HeadDim: p.d, DType: kernels.BF16})
+	require.NoError(t, err)
+	defer kv.Free()
+	slots := (blocks + 1) * kernels.BlockSize
+	bad, all := slices.Repeat([]float32{float32(math.NaN())}, slots*p.kvHeads*p.d), []float32{}
+	for i := range slots {
+		all = append(all, float32(i))
+	}
+	nan, every := make(kernels.BF16, bad, slots, p.kvHeads, p.d), make(kernels.I32, all, slots)
+	for l := range 2 {
+		require.NoError(t, b.KVStore(kernels.KVStoreArgs{KV: kv, Layer: l, K: nan, V: nan, Slots: every}))
+	}
+	order := rand.New(rand.NewPCG(3, 4)).Perm(blocks)
+	table := slices.Repeat([]float32{float32(blocks)}, width*len(p.lens))
+	q := make(kernels.BF16, normal(total*p.heads*p.d), total, p.heads, p.d)
+	out := make(kernels.F32, slices.Repeat([]float32{7}, total*p.heads*p.d), total, p.heads, p.d)
+	for s, n := range p.lens {
+		at := []float32{}
+		for i := range n {
+			if i%kernels.BlockSize == 0 {
+				table[s*width+i/kernels.BlockSize] = float32(order[0])
+				order = order[1:]
+			}
+			at = append(at, table[s*width+i/kernels.BlockSize]*kernels.BlockSize+float32(i%kernels.BlockSize))
+		}
+		values := normal(2*n*p.kvHeads*p.d + s)[s:]
+		half := n * p.kvHeads * p.d
+		k, v := make(kernels.BF16, values[:half], n, p.kvHeads, p.d), make(kernels.BF16, values[half:], n, p.kvHeads, p.d)
+		require.NoError(t, b.KVStore(kernels.KVStoreArgs{KV: kv, Layer: 1, K: k, V: v, Slots: make(kernels.I32, at, n)}))
+	}
+	tables := make(kernels.I32, table, len(p.lens), width)
+	call := func(lo, rows int, starts, lens []float32, first int) {
+		most, longest := 0, 0
+		for i, n := range lens {
+			most, longest = max(most, int(starts[i+1]-starts[i])), max(longest, int(n))
+		}
+		require.NoError(t, b.PagedAttention(kernels.PagedAttentionArgs{
+			Out: out.Slice(lo, lo+rows), Q: q.Slice(lo, lo+rows), KV: kv, Layer: 1,
+			Starts: make(kernels.I32, starts, len(starts)), Lens: make(kernels.I32, lens, len(lens)), Tables: tables.Slice(first, first+len(lens)),
+			Scale: float32(1 / math.Sqrt(float64(p.d))), MaxRows: most, MaxLen: longest,
+		}))
+	}
+	if chunk == 0 {
+		starts, lens := []float32{0}, []float32{}
+		for i, n := range p.lens {
+			starts = append(starts, starts[i]+float32(p.rows[i]))
+			lens = append(lens, float32(n))
+		}
+		call(0, total, starts, lens, 0)
+	} else {
+		at := 0
+		for s, n := range p.lens {
+			for done := 0; done < p.rows[s]; done += chunk {
+				rows := min(chunk, p.rows[s]-done)
+				call(at+done, rows, []float32{0, float32(rows)}, []float32{float32(n - p.rows[s] + done + rows)}, s)
+			}
+			at += p.rows[s]
+		}
+	}
+	got := slices.Repeat([]byte{0}, total*p.heads*p.d*4)
+	require.NoError(t, b.Download(got, out))
+	return got
+}
+
+// segments runs SegmentAttention over segments of a fused projection.
+func segments(t *testing.T, b *Backend, heads, d int, lens []int) []byte {
+	t.Helper()
+	starts, most := []float32{0}, 0
+	for i, n := range lens {
+		starts = append(starts, starts[i]+float32(n))
+		most = max(most, n)
+	}
+	rows, width := int(starts[len(lens)]), heads*d
+	x, err := tensor(b, kernels.BF16, normal(rows*3*width), rows, 3*width)
+	require.NoError(t, err)
+	defer x.Buf.Free()
+	st, err := tensor(b, kernels.I32, starts, len(starts))
+	require.NoError(t, err)
+	defer st.Buf.Free()
+	out, err := tensor(b, kernels.F32, make([]float32, rows*width), rows, heads, d)
+	require.NoError(t, err)
+	defer out.Buf.Free()
+	head := func(i int) kernels.Tensor { return x.Cols(i*width, (i+1)*width).Reshape(rows, heads, d) }
+	require.NoError(t, b.SegmentAttention(kernels.SegmentAttentionArgs{
+		Out: out, Q: head(0), K: head(1), V: head(2), Starts: st, Scale: float32(1 / math.Sqrt(float64(d))), MaxRows: most,
+	}))
+	got := make([]byte, rows*width*4)
+	require.NoError(t, b.Download(got, out))
+	return got
+}
+
+// sameBytes reports how many bytes differ and where the first does.
+func sameBytes(t *testing.T, what string, want, got []byte) {
+	t.Helper()
+	require.Len(t, got, len(want), what)
+	differ, first := 0, 0
+	for i := range want {
+		if want[i] != got[i] {
+			if differ == 0 {
+				first = i
+			}
+			differ++
+		}
+	}
+	if differ > 0 {
+		t.Errorf("%s: %d of %d bytes differ, the first at element %d: %x, want %x", what, differ, len(want), first/4, got[first&^3:first&^3+4], want[first&^3:first&^3+4])
+	}
+}
+
+// attentionPair compares the wgmma kernels with those of mma.sync.
+type attentionPair struct{ wgmma, mma *Backend }
+
+// paged compares a batch, and the same in chunks.
+func (a attentionPair) paged(t *testing.T, p pagedBatch, chunks ...int) {
+	want := p.run(t, a.mma, 0)
+	for v := range attentionVariants {
+		a.wgmma.attentionVariant = v
+		sameBytes(t, fmt.Sprintf("variant %d: %s", v, p), want, p.run(t, a.wgmma, 0))
+		for _, chunk := range chunks {
+			sameBytes(t, fmt.Sprintf("variant %d: %s in chunks of %d", v, p, chunk), want, p.run(t, a.wgmma, chunk))
+		}
+	}
+}
+
+func (a attentionPair) segments(t *testing.T, heads, d int, lens ...int) {
+	want := segments(t, a.mma, heads, d, lens)
+	for v := range attentionVariants {
+		a.wgmma.attentionVariant = v
+		sameBytes(t, fmt.Sprintf("variant %d: segments %v, %d heads of %d", v, lens, heads, d), want, segments(t, a.wgmma, heads, d, lens))
+	}
+}
+
+// TestSameAttention compares the bits of the wgmma kernels with those of mma.sync, and
+// of chunks with those of a whole.
+func TestSameAttention(t *testing.T) {
+	t.Run("simulator", func(t *testing.T) {
+		wgmma, _ := simulatedOn(t, simHopper)
+		mma, err := Open(Options{Library: library(t), Device: simHopper, Portable: true})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, mma.Close()) }()
+		a := attentionPair{wgmma, mma}
+		a.paged(t, pagedBatch{8, 2, 128, []int{20, 1, 37, 5}, []int{20, 200, 37, 301}})
+		a.paged(t, pagedBatch{7, 1, 64, []int{45}, []int{150}}, 19)
+		a.segments(t, 2, 64, 5, 0, 65, 260)
+		a.segments(t, 1, 128, 130)
+	})
+	t.Run("device", func(t *testing.T) {
+		a := attentionPair{device(t, Options{}), device(t, Options{Portable: true})}
+		if !a.wgmma.hopper {
+			t.Skip("no wgmma on this device")
+		}
+		for _, h := range [][3]int{{8, 2, 128}, {4, 4, 128}, {8, 1, 128}, {6, 2, 128}, {4, 2, 64}, {14, 2, 64}} {
+			for _, s := range [][2]int{{17, 17}, {33, 33}, {32, 128}, {130, 130}, {40, 301}, {77, 1000}, {257, 513}} {
+				a.paged(t, pagedBatch{h[0], h[1], h[2], []int{s[0]}, []int{s[1]}}, 19, 64)
+			}
+			a.paged(t, pagedBatch{h[0], h[1], h[2], []int{20, 1, 37, 1, 3, 200}, []int{20, 555, 37, 65, 300, 231}})
+		}
+		a.paged(t, pagedBatch{32, 8, 128, []int{2304}, []int{2304}})
+		many := pagedBatch{heads: 4, kvHeads: 2, d: 128}
+		for i := range 140 {
+			many.rows, many.lens = append(many.rows, 1+i%23), append(many.lens, 1+i%23+i)
+		}
+		a.paged(t, many)
+		for _, lens := range [][]int{{1}, {5}, {63, 64, 65}, {17, 0, 300}, {128, 129, 127, 192, 193}, {1025}, slices.Repeat([]int{1025}, 13)} {
+			a.segments(t, 4, 64, lens...)
+			a.segments(t, 2, 128, lens...)
+		}
+	})
+}
