@@ -7,24 +7,19 @@ import (
 	"metacap/kernels/cuda/driver"
 )
 
-// attentionKernel is a variant of src/attention_wgmma.cu.
+// attentionKernel is a kernel of src/attention_wgmma.cu.
 type attentionKernel struct {
 	id                kernelID
 	headDim           int
 	consumers, stages int // warpgroups of 64 rows each; tiles of the ring
 }
 
-// By paged or not, then head size.
 var (
-	wgmmaWalks = [...]attentionKernel{{kAttentionWgmmaWalk64, 64, 2, 8}, {kAttentionWgmmaWalk128, 128, 2, 5}, {kAttentionWgmmaWalk128Turns, 128, 2, 5}}
-	wgmmaTiled = [...]attentionKernel{
-		{kAttentionWgmmaTile64, 64, 3, 8}, {kAttentionWgmmaTile128, 128, 2, 5}, {kAttentionWgmmaTile64Turns, 64, 3, 8},
-		{kAttentionWgmmaTile64Two, 64, 2, 8}, {kAttentionWgmmaTile64TwoTurns, 64, 2, 8},
-	}
+	wgmmaWalk64  = attentionKernel{kAttentionWgmmaWalk64, 64, 2, 8}
+	wgmmaWalk128 = attentionKernel{kAttentionWgmmaWalk128, 128, 2, 5}
+	wgmmaTile64  = attentionKernel{kAttentionWgmmaTile64, 64, 3, 8}
+	wgmmaTile128 = attentionKernel{kAttentionWgmmaTile128, 128, 2, 5}
 )
-
-// attentionVariants is the most variants for a head size.
-const attentionVariants = 4
 
 // rows is the number of rows of a tile.
 func (k attentionKernel) rows() int { return k.consumers * 64 }
@@ -39,7 +34,7 @@ const maxAttentionSequences = 128
 // the operands. The bits are the same.
 func (b *Backend) wgmmaPaged(p *attentionParams, c *cache, layer, maxRows int) (ok bool, err error) {
 	rows := c.shape.Blocks * 2 * c.shape.Heads * kernels.BlockSize // of a layer
-	if !b.hopper || b.noWgmma || c.shape.Layers*rows > math.MaxInt32 {
+	if !b.hopper || c.shape.Layers*rows > math.MaxInt32 {
 		return false, nil
 	}
 	m, err := b.mapOf(rowsMap{c.buf.ptr, int32(c.shape.Layers * rows), p.HeadDim, int64(p.HeadDim), kernels.BlockSize})
@@ -47,12 +42,16 @@ func (b *Backend) wgmmaPaged(p *attentionParams, c *cache, layer, maxRows int) (
 		return false, err
 	}
 	q := attentionMapParams{KMap: m, VMap: m, Attention: *p, Row0: int32(layer * rows)}
-	return true, b.wgmmaAttention(b.attentionKernel(wgmmaWalks[:], p), &q, maxRows)
+	kernel := wgmmaWalk128
+	if p.HeadDim == 64 {
+		kernel = wgmmaWalk64
+	}
+	return true, b.wgmmaAttention(kernel, &q, maxRows)
 }
 
 // wgmmaSegments is the same for segments.
 func (b *Backend) wgmmaSegments(p *attentionParams, tokens, maxRows int) (ok bool, err error) {
-	if !b.hopper || b.noWgmma {
+	if !b.hopper {
 		return false, nil
 	}
 	q := attentionMapParams{Attention: *p}
@@ -62,18 +61,11 @@ func (b *Backend) wgmmaSegments(p *attentionParams, tokens, maxRows int) (ok boo
 	if q.VMap, err = b.mapOf(rowsMap{p.V, int32(tokens), p.KvHeads * p.HeadDim, p.VStride, kernels.BlockSize}); err != nil {
 		return false, err
 	}
-	return true, b.wgmmaAttention(b.attentionKernel(wgmmaTiled[:], p), &q, maxRows)
-}
-
-// attentionKernel is the variant for a head size.
-func (b *Backend) attentionKernel(all []attentionKernel, p *attentionParams) attentionKernel {
-	var fit []attentionKernel
-	for _, k := range all {
-		if k.headDim == int(p.HeadDim) {
-			fit = append(fit, k)
-		}
+	kernel := wgmmaTile128
+	if p.HeadDim == 64 {
+		kernel = wgmmaTile64
 	}
-	return fit[min(b.attentionVariant, len(fit)-1)]
+	return true, b.wgmmaAttention(kernel, &q, maxRows)
 }
 
 func (b *Backend) wgmmaAttention(k attentionKernel, p *attentionMapParams, maxRows int) error {

@@ -159,21 +159,15 @@ type attentionPair struct{ wgmma, mma *Backend }
 // paged compares a batch, and the same in chunks.
 func (a attentionPair) paged(t *testing.T, p pagedBatch, chunks ...int) {
 	want := p.run(t, a.mma, 0)
-	for v := range attentionVariants {
-		a.wgmma.attentionVariant = v
-		sameBytes(t, fmt.Sprintf("variant %d: %s", v, p), want, p.run(t, a.wgmma, 0))
-		for _, chunk := range chunks {
-			sameBytes(t, fmt.Sprintf("variant %d: %s in chunks of %d", v, p, chunk), want, p.run(t, a.wgmma, chunk))
-		}
+	sameBytes(t, p.String(), want, p.run(t, a.wgmma, 0))
+	for _, chunk := range chunks {
+		sameBytes(t, fmt.Sprintf("%s in chunks of %d", p, chunk), want, p.run(t, a.wgmma, chunk))
 	}
 }
 
 func (a attentionPair) segments(t *testing.T, heads, d int, lens ...int) {
-	want := segments(t, a.mma, heads, d, lens)
-	for v := range attentionVariants {
-		a.wgmma.attentionVariant = v
-		sameBytes(t, fmt.Sprintf("variant %d: segments %v, %d heads of %d", v, lens, heads, d), want, segments(t, a.wgmma, heads, d, lens))
-	}
+	what := fmt.Sprintf("segments %v, %d heads of %d", lens, heads, d)
+	sameBytes(t, what, segments(t, a.mma, heads, d, lens), segments(t, a.wgmma, heads, d, lens))
 }
 
 // TestSameAttention compares the bits of the wgmma kernels with those of mma.sync, and

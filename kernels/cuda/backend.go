@@ -37,9 +37,6 @@ type Backend struct {
 
 	rowMaps map[rowsMap]driver.TensorMap // of activations, keys and values
 
-	attentionVariant int  // of the wgmma kernels, for measurements
-	noWgmma          bool // attention by mma.sync, for measurements
-
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}
 	deferred  error    // of a Free, for the next Sync

@@ -392,7 +392,7 @@ func BenchmarkAttention(bb *testing.B) {
 		tokens := c.seqs * c.rows
 		q, out := b.rows(tokens, benchHeads, benchDim), b.rows(tokens, benchHeads, benchDim)
 		tStarts, tLens, tTable := b.ints(starts, c.seqs+1), b.ints(lens, c.seqs), b.ints(table, c.seqs, blocks)
-		b.kernels(bb, fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx), c.rows > 1, func(bb *testing.B) {
+		bb.Run(fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx), func(bb *testing.B) {
 			ms := b.time(bb, func() error {
 				for l := range 4 {
 					if err := b.PagedAttention(kernels.PagedAttentionArgs{
@@ -420,30 +420,13 @@ func BenchmarkAttention(bb *testing.B) {
 		head := func(i int) kernels.Tensor {
 			return x.Cols(i*vitWidth, (i+1)*vitWidth).Reshape(tiles*vitRows, vitHeads, 64)
 		}
-		b.kernels(bb, fmt.Sprintf("vision/tiles=%d", tiles), true, func(bb *testing.B) {
+		bb.Run(fmt.Sprintf("vision/tiles=%d", tiles), func(bb *testing.B) {
 			ms := b.time(bb, func() error {
 				return b.SegmentAttention(kernels.SegmentAttentionArgs{Out: out, Q: head(0), K: head(1), V: head(2), Starts: starts, Scale: 0.125, MaxRows: vitRows})
 			})
 			bb.ReportMetric(ms*1e3, "us/layer")
 			bb.ReportMetric(4*float64(tiles)*vitRows*vitRows*vitHeads*64/ms/1e9, "TFLOP/s")
 		})
-	}
-}
-
-// kernels runs a benchmark of attention with the kernel of every architecture and, where
-// they apply, with each wgmma kernel.
-func (b *bench) kernels(bb *testing.B, name string, many bool, fn func(bb *testing.B)) {
-	if !b.hopper || !many {
-		bb.Run(name, fn)
-		return
-	}
-	for v := -1; v < attentionVariants; v++ {
-		b.noWgmma, b.attentionVariant = v < 0, max(v, 0)
-		which := "mma"
-		if v >= 0 {
-			which = fmt.Sprintf("wgmma_%d", v)
-		}
-		bb.Run(name+"/kernel="+which, fn)
 	}
 }
 

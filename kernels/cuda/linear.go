@@ -315,7 +315,7 @@ func (b *Backend) allowShared() error {
 	for _, t := range wgmmaTiles {
 		limits[t.id] = t.shared()
 	}
-	for _, k := range append(wgmmaWalks[:], wgmmaTiled[:]...) {
+	for _, k := range []attentionKernel{wgmmaWalk64, wgmmaWalk128, wgmmaTile64, wgmmaTile128} {
 		limits[k.id] = k.shared()
 	}
 	for _, k := range streamKernels {

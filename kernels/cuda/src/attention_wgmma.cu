@@ -354,10 +354,6 @@ template <int D, int W, int STAGES, bool PAGED, bool ORDER> DEVICE void attend(c
 
 // Shared bytes: W * 64 * D * 2 + STAGES * 128 * D * 2.
 KERNEL(attention_wgmma_walk_64, AttentionMapParams, 384, 1) { attend<64, 2, 8, true, false>(p); }
-KERNEL(attention_wgmma_walk_128, AttentionMapParams, 384, 1) { attend<128, 2, 5, true, false>(p); }
+KERNEL(attention_wgmma_walk_128, AttentionMapParams, 384, 1) { attend<128, 2, 5, true, true>(p); }
 KERNEL(attention_wgmma_tile_64, AttentionMapParams, 512, 1) { attend<64, 3, 8, false, false>(p); }
-KERNEL(attention_wgmma_tile_128, AttentionMapParams, 384, 1) { attend<128, 2, 5, false, false>(p); }
-KERNEL(attention_wgmma_walk_128_turns, AttentionMapParams, 384, 1) { attend<128, 2, 5, true, true>(p); }
-KERNEL(attention_wgmma_tile_64_turns, AttentionMapParams, 512, 1) { attend<64, 3, 8, false, true>(p); }
-KERNEL(attention_wgmma_tile_64_two, AttentionMapParams, 384, 1) { attend<64, 2, 8, false, false>(p); }
-KERNEL(attention_wgmma_tile_64_two_turns, AttentionMapParams, 384, 1) { attend<64, 2, 8, false, true>(p); }
+KERNEL(attention_wgmma_tile_128, AttentionMapParams, 384, 1) { attend<128, 2, 5, false, true>(p); }
