@@ -148,3 +148,33 @@ func SwiGLU(b Backend, a SwiGLUArgs) error {
 	}
 	return b.SiLUMul(SiLUMulArgs{Out: a.Out, X: a.Scratch})
 }
+
+// NormLinearer is implemented by backends that can normalise rows inside the product
+// that reads them.
+type NormLinearer interface {
+	NormLinear(RMSNormArgs, LinearArgs) error
+	NormSwiGLU(RMSNormArgs, SwiGLUArgs) error
+}
+
+// NormLinear is RMSNorm, then Linear of its Out, with the same bits. The contents of
+// the norm's Out are undefined afterwards: it may have served or not.
+func NormLinear(b Backend, n RMSNormArgs, l LinearArgs) error {
+	if f, ok := b.(NormLinearer); ok {
+		return f.NormLinear(n, l)
+	}
+	if err := b.RMSNorm(n); err != nil {
+		return err
+	}
+	return b.Linear(l)
+}
+
+// NormSwiGLU is RMSNorm, then SwiGLU of its Out; see NormLinear.
+func NormSwiGLU(b Backend, n RMSNormArgs, s SwiGLUArgs) error {
+	if f, ok := b.(NormLinearer); ok {
+		return f.NormSwiGLU(n, s)
+	}
+	if err := b.RMSNorm(n); err != nil {
+		return err
+	}
+	return SwiGLU(b, s)
+}

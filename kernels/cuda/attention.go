@@ -154,8 +154,30 @@ const (
 	mmaRows       = 16  // rows of one mma tile: what the split kernel takes
 )
 
-// attentionShared is the dynamic shared memory of the tensor-core kernels for a head size.
-func attentionShared(d int) int { return 2 * partitionKeys * d * 2 }
+// attentionShared is the dynamic shared memory of the tensor-core kernels for a head
+// size, with tiles of keys and values.
+func attentionShared(d, tiles int) int { return tiles * partitionKeys * d * 2 }
+
+// splitShared is the static shared memory of the split kernel.
+const splitShared = 5 << 10
+
+// splitTiles is how many tiles the split kernel has under way: three where they fit.
+func (b *Backend) splitTiles(d int) int {
+	if attentionShared(d, 3)+splitShared <= b.ctaShared {
+		return 3
+	}
+	return 2
+}
+
+// splitWalk is how many of the partitions a cta of the split kernel takes: all, if
+// there are then enough ctas, since that needs no join.
+func (b *Backend) splitWalk(partitions, heads int) int {
+	if b.walk > 0 {
+		return min(b.walk, partitions)
+	}
+	ctas := max(1, 2*b.sms/heads) // of a sequence's kv head
+	return (partitions + ctas - 1) / ctas
+}
 
 // tensorCores reports whether the tensor-core kernels can take these operands.
 func tensorCores(kv kernels.DType, out kernels.Tensor, operands ...kernels.Tensor) bool {
@@ -209,19 +231,27 @@ func (b *Backend) pagedMMA(p *attentionParams, c *cache, layer, maxRows, maxLen 
 		walk, split, join = kAttentionWalk64, kAttentionSplit64, kAttentionJoin64
 	}
 	d, group := int(p.HeadDim), int(p.QHeads/p.KvHeads)
-	shared := attentionShared(d)
+	shared := attentionShared(d, 2)
 	if limit, rows := splitRows(group, maxRows); rows > 0 {
-		p.SplitRows, p.PartialRows, p.Partitions = int32(limit), int32(rows), int32(partitions(maxLen))
-		n := partialBytes(int(p.Sequences), int(p.KvHeads), int(p.Partitions), rows, d)
-		var err error
-		if p.Partial, err = b.scratch(workAttention, n); err != nil {
+		parts := partitions(maxLen)
+		per := b.splitWalk(parts, int(p.Sequences*p.KvHeads))
+		tiles := b.splitTiles(d)
+		p.SplitRows, p.PartialRows, p.Partitions, p.Walk, p.Slots = int32(limit), int32(rows), int32(parts), int32(per), int32(tiles)
+		if per < parts {
+			var err error
+			if p.Partial, err = b.scratch(workAttention, partialBytes(int(p.Sequences), int(p.KvHeads), parts, rows, d)); err != nil {
+				return err
+			}
+		}
+		grid := driver.Dim{X: (parts + per - 1) / per, Y: int(p.KvHeads), Z: int(p.Sequences)}
+		// A cta of one partition has no third tile.
+		if err := run(b, split, grid, 128, attentionShared(d, min(tiles, 2*per)), p); err != nil {
 			return err
 		}
-		if err := run(b, split, driver.Dim{X: int(p.Partitions), Y: int(p.KvHeads), Z: int(p.Sequences)}, 128, shared, p); err != nil {
-			return err
-		}
-		if err := run(b, join, driver.Dim{X: rows, Y: int(p.KvHeads), Z: int(p.Sequences)}, d, 0, p); err != nil {
-			return err
+		if per < parts {
+			if err := run(b, join, driver.Dim{X: rows, Y: int(p.KvHeads), Z: int(p.Sequences)}, d, 0, p); err != nil {
+				return err
+			}
 		}
 	}
 	if maxRows*group > int(p.SplitRows) {
@@ -271,7 +301,7 @@ func (b *Backend) SegmentAttention(a kernels.SegmentAttentionArgs) error {
 			if d == 64 {
 				id = kAttentionTile64
 			}
-			return run(b, id, driver.Dim{X: (a.MaxRows + 63) / 64, Y: heads, Z: n}, 128, attentionShared(d), &q)
+			return run(b, id, driver.Dim{X: (a.MaxRows + 63) / 64, Y: heads, Z: n}, 128, attentionShared(d, 2), &q)
 		})
 	})
 }

@@ -37,7 +37,7 @@ func (b *Backend) wgmmaPaged(p *attentionParams, c *cache, layer, maxRows int) (
 	if !b.hopper || c.shape.Layers*rows > math.MaxInt32 {
 		return false, nil
 	}
-	m, err := b.mapOf(rowsMap{c.buf.ptr, int32(c.shape.Layers * rows), p.HeadDim, int64(p.HeadDim), kernels.BlockSize})
+	m, err := b.mapBox(rowsMap{c.buf.ptr, int32(c.shape.Layers * rows), p.HeadDim, int64(p.HeadDim), 64, kernels.BlockSize, driver.Swizzle128})
 	if err != nil {
 		return false, err
 	}
@@ -55,10 +55,10 @@ func (b *Backend) wgmmaSegments(p *attentionParams, tokens, maxRows int) (ok boo
 		return false, nil
 	}
 	q := attentionMapParams{Attention: *p}
-	if q.KMap, err = b.mapOf(rowsMap{p.K, int32(tokens), p.KvHeads * p.HeadDim, p.KStride, kernels.BlockSize}); err != nil {
+	if q.KMap, err = b.mapBox(rowsMap{p.K, int32(tokens), p.KvHeads * p.HeadDim, p.KStride, 64, kernels.BlockSize, driver.Swizzle128}); err != nil {
 		return false, err
 	}
-	if q.VMap, err = b.mapOf(rowsMap{p.V, int32(tokens), p.KvHeads * p.HeadDim, p.VStride, kernels.BlockSize}); err != nil {
+	if q.VMap, err = b.mapBox(rowsMap{p.V, int32(tokens), p.KvHeads * p.HeadDim, p.VStride, 64, kernels.BlockSize, driver.Swizzle128}); err != nil {
 		return false, err
 	}
 	kernel := wgmmaTile128

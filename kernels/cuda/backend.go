@@ -24,18 +24,21 @@ const minMajor = 8
 
 // Backend is an open device.
 type Backend struct {
-	opt    Options
-	info   kernels.Info
-	driver *driver.Driver
-	ctx    *driver.Context
-	stream *driver.Stream
-	launch *driver.Launcher
-	mods   modules
-	sms    int  // multiprocessors
-	hopper bool // compute capability 9.0: dependent launch, tensor maps, wgmma
-	closed bool
+	opt       Options
+	info      kernels.Info
+	driver    *driver.Driver
+	ctx       *driver.Context
+	stream    *driver.Stream
+	launch    *driver.Launcher
+	mods      modules
+	sms       int  // multiprocessors
+	ctaShared int  // bytes of shared memory that a cta may have
+	hopper    bool // compute capability 9.0: dependent launch, tensor maps, wgmma
+	closed    bool
 
-	rowMaps map[rowsMap]driver.TensorMap // of activations, keys and values
+	rowMaps   map[rowsMap]driver.TensorMap // of activations, keys and values
+	forceTile int                          // tests and benchmarks: index in tileKernels plus 1; -1 = none of them
+	walk      int                          // tests: partitions that a cta of split attention takes; 0 = chosen
 
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}
@@ -82,7 +85,7 @@ func (b *Backend) open() error {
 	for _, a := range []struct {
 		attr driver.Attribute
 		to   *int
-	}{{driver.AttrComputeCapabilityMajor, &major}, {driver.AttrComputeCapabilityMinor, &minor}, {driver.AttrMultiprocessors, &b.sms}} {
+	}{{driver.AttrComputeCapabilityMajor, &major}, {driver.AttrComputeCapabilityMinor, &minor}, {driver.AttrMultiprocessors, &b.sms}, {driver.AttrMaxSharedMemoryPerBlockOptin, &b.ctaShared}} {
 		if *a.to, err = b.ctx.Attribute(a.attr); err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ func TestLayout(t *testing.T) {
 		packParams{},
 		convertParams{},
 		linearParams{},
-		linearMapParams{},
+		linearTileParams{},
 		linearStreamParams{},
 		attentionParams{},
 		attentionMapParams{},

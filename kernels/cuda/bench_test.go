@@ -268,7 +268,7 @@ func BenchmarkDecoder(bb *testing.B) {
 	})
 }
 
-// BenchmarkVision times the blocks of the vision encoder.
+// BenchmarkVision times the blocks of the vision encoder, and what is before and behind them.
 func BenchmarkVision(bb *testing.B) {
 	b := newBench(bb)
 	var layers []struct{ qkv, out, fc1, fc2 kernels.Weight }
@@ -308,6 +308,39 @@ func BenchmarkVision(bb *testing.B) {
 			})
 			bb.ReportMetric(ms, "ms/encode")
 			bb.ReportMetric(float64(tiles)*1e3/ms, "tiles/s")
+		})
+	}
+	const side, patch, grid = 448, 14, 32
+	const used, padded = 3 * patch * patch, (3*patch*patch + 15) / 16 * 16
+	embed, proj1, proj2 := b.linear(vitWidth, used, false), b.linear(benchWidth, 4*vitWidth, false), b.linear(benchWidth, benchWidth, false)
+	wide, pos := b.floats(benchWidth), b.floats(vitRows*vitWidth).Reshape(vitRows, vitWidth)
+	for _, tiles := range []int{1, 8, 13} {
+		bb.Run(fmt.Sprintf("ends/tiles=%d", tiles), func(bb *testing.B) {
+			pixels := kernels.Tensor{DType: kernels.U8, Shape: []int{tiles, side, side, 3}}
+			var err error
+			pixels.Buf, err = b.Alloc(pixels.Elements())
+			require.NoError(bb, err)
+			require.NoError(bb, b.Upload(pixels, b.bytes(int(pixels.Elements()))))
+			patches, embedded, hidden := b.rows(tiles*grid*grid, padded), b.rows(tiles*grid*grid, vitWidth), b.rows(tiles, vitRows, vitWidth)
+			tokens := tiles * grid * grid / 4
+			shuffled, middle, out := b.rows(tokens, 4*vitWidth), b.rows(tokens, benchWidth), b.rows(tokens, benchWidth)
+			ms := b.time(bb, func() error {
+				for _, err := range []error{
+					b.Patchify(kernels.PatchifyArgs{Out: patches, Tiles: pixels, LUT: bias.Slice(0, 768).Reshape(3, 256), PatchSize: patch}),
+					b.Linear(kernels.LinearArgs{Out: embedded, X: patches.Cols(0, used), W: embed, Bias: norm}),
+					b.VisionEmbed(kernels.VisionEmbedArgs{Out: hidden, X: embedded, Class: norm, Pos: pos}),
+					b.PixelShuffle(kernels.PixelShuffleArgs{Out: shuffled.Reshape(tiles, grid*grid/4, 4*vitWidth), X: hidden, Factor: 2, Version: 2}),
+					b.LayerNorm(kernels.LayerNormArgs{Out: shuffled, X: shuffled, Weight: wide, Bias: wide, Eps: 1e-5}),
+					b.Linear(kernels.LinearArgs{Out: middle, X: shuffled, W: proj1, Bias: wide, Act: kernels.ActGELU}),
+					b.Linear(kernels.LinearArgs{Out: out, X: middle, W: proj2, Bias: wide}),
+				} {
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			bb.ReportMetric(ms, "ms/encode")
 		})
 	}
 }
@@ -358,6 +391,69 @@ func BenchmarkLinear(bb *testing.B) {
 			w.Free()
 		}
 	}
+}
+
+// BenchmarkRows times what stands between the products of a prefill of 2,304 tokens and
+// of 8 tiles.
+func BenchmarkRows(bb *testing.B) {
+	b := newBench(bb)
+	report := func(name string, bytes float64, op func() error) {
+		bb.Run(name, func(bb *testing.B) {
+			ms := b.time(bb, func() error {
+				for range 4 {
+					if err := op(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}) / 4
+			bb.ReportMetric(ms*1e3, "us/op")
+			bb.ReportMetric(bytes/ms/1e6, "GB/s")
+		})
+	}
+	const tokens, tiles, side, patch = 2304, 8, 448, 14
+	const grid = side / patch
+	const rows = tiles * (1 + grid*grid)
+	weight, bias := b.floats(benchWidth), b.floats(benchWidth)
+	x, y := b.rows(rows, vitWidth), b.rows(rows, vitWidth)
+	report("layernorm", rows*vitWidth*4, func() error {
+		return b.LayerNorm(kernels.LayerNormArgs{Out: y, X: x, Weight: weight.Slice(0, vitWidth), Bias: bias.Slice(0, vitWidth), Eps: 1e-6})
+	})
+	h, o := b.rows(tokens, benchWidth), b.rows(tokens, benchWidth)
+	report("rmsnorm", tokens*benchWidth*4, func() error {
+		return b.RMSNorm(kernels.RMSNormArgs{Out: o, X: h, Weight: weight, Eps: 1e-6, RoundFirst: true})
+	})
+	kv, err := b.NewKV(kernels.KVShape{Layers: 1, Blocks: tokens / kernels.BlockSize, Heads: benchKV, HeadDim: benchDim, DType: kernels.BF16})
+	require.NoError(bb, err)
+	defer kv.Free()
+	at := make([]float32, tokens)
+	for i := range at {
+		at[i] = float32(i)
+	}
+	qkv, pos, norm, freq := b.rows(tokens, (benchHeads+2*benchKV)*benchDim), b.ints(at, tokens), b.floats(benchDim), b.floats(benchDim/2)
+	report("qk_norm_rope_store", tokens*(2*benchHeads+5*benchKV)*benchDim*2, func() error {
+		return b.QKNormRopeStore(kernels.QKNormRopeStoreArgs{
+			QKV: qkv, QNorm: norm, KNorm: norm, Eps: 1e-6, RoundFirst: true, Positions: pos, InvFreq: freq, KV: kv, Slots: pos,
+		})
+	})
+	cls, table := b.floats(vitWidth), b.floats((1+grid*grid)*vitWidth)
+	embedded := b.rows(tiles*grid*grid, vitWidth)
+	hidden := x.Reshape(tiles, 1+grid*grid, vitWidth)
+	report("vision_embed", rows*vitWidth*4, func() error {
+		return b.VisionEmbed(kernels.VisionEmbedArgs{Out: hidden, X: embedded, Class: cls, Pos: table.Reshape(1+grid*grid, vitWidth)})
+	})
+	shuffled := b.rows(tiles, grid*grid/4, 4*vitWidth)
+	report("pixel_shuffle", tiles*grid*grid*vitWidth*4, func() error {
+		return b.PixelShuffle(kernels.PixelShuffleArgs{Out: shuffled, X: hidden, Factor: 2, Version: 2})
+	})
+	pixels := kernels.Tensor{DType: kernels.U8, Shape: []int{tiles, side, side, 3}}
+	pixels.Buf, err = b.Alloc(pixels.Elements())
+	require.NoError(bb, err)
+	require.NoError(bb, b.Upload(pixels, b.bytes(int(pixels.Elements()))))
+	patches := b.rows(tiles*grid*grid, (3*patch*patch+15)/16*16)
+	report("patchify", tiles*side*side*3*3, func() error {
+		return b.Patchify(kernels.PatchifyArgs{Out: patches.Cols(0, 3*patch*patch), Tiles: pixels, LUT: weight.Slice(0, 768).Reshape(3, 256), PatchSize: patch})
+	})
 }
 
 // BenchmarkAttention times one layer's attention.

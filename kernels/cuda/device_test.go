@@ -150,8 +150,8 @@ func TestSameBits(t *testing.T) {
 	})
 	t.Run("device", func(t *testing.T) {
 		b := device(t, Options{})
-		for _, s := range [][2]int{{512, 4096}, {4096, 1024}, {1000, 12288}, {200, 640}} {
-			sameBits(t, b, s[0], s[1], []int{1, 8, 9, 16, 17, 64, 65, 127, 128, 300, 1000})
+		for _, s := range [][2]int{{512, 4096}, {4096, 1024}, {1000, 12288}, {200, 640}, {6144, 256}, {24576, 128}, {40000, 192}, {24, 64}} {
+			sameBits(t, b, s[0], s[1], []int{1, 8, 9, 16, 17, 32, 33, 64, 65, 127, 128, 300, 1000})
 		}
 	})
 	t.Run("portable_and_hopper", func(t *testing.T) {
@@ -177,6 +177,140 @@ func TestSameBits(t *testing.T) {
 		}
 		require.Zero(t, differ, fmt.Sprintf("of %d bytes", len(outs[0])))
 	})
+}
+
+// TestSameNorm compares products that normalise their row with separate operations.
+func TestSameNorm(t *testing.T) {
+	compare := func(t *testing.T, b *Backend, n, k int, round, gated bool) {
+		x, err := tensor(b, kernels.BF16, normal(k), 1, k)
+		require.NoError(t, err)
+		normed, err := tensor(b, kernels.BF16, normal(k), 1, k)
+		require.NoError(t, err)
+		weight, err := tensor(b, kernels.F32, normal(k), k)
+		require.NoError(t, err)
+		src := kernels.LinearSource{Name: "w", K: k, Parts: []kernels.MatrixPart{{N: n, DType: kernels.BF16, Data: make3(normal(n * k))}}}
+		width := n
+		if gated {
+			src.Gated, src.Parts = true, append(src.Parts, kernels.MatrixPart{N: n, DType: kernels.BF16, Data: make3(normal(n * k))})
+		}
+		w, err := b.PackLinear(src)
+		require.NoError(t, err)
+		defer w.Free()
+		scratch, err := tensor(b, kernels.BF16, make([]float32, 2*n), 1, 2*n)
+		require.NoError(t, err)
+		out, err := tensor(b, kernels.BF16, make([]float32, width), 1, width)
+		require.NoError(t, err)
+		var want []byte
+		for _, apart := range []bool{true, false} {
+			norm := kernels.RMSNormArgs{Out: normed, X: x, Weight: weight, Eps: 1e-6, RoundFirst: round}
+			l := kernels.LinearArgs{Out: out, X: normed, W: w}
+			switch {
+			case !apart:
+				done, err := b.normRow("Linear", norm, l, flag(gated)*gatedProduct)
+				require.NoError(t, err)
+				require.True(t, done, "n=%d k=%d: not in the product", n, k)
+			case gated:
+				require.NoError(t, b.RMSNorm(norm))
+				require.NoError(t, b.SwiGLU(kernels.SwiGLUArgs{Out: out, X: normed, W: w, Scratch: scratch}))
+			default:
+				require.NoError(t, b.RMSNorm(norm))
+				require.NoError(t, b.Linear(l))
+			}
+			got := make([]byte, 2*width)
+			require.NoError(t, b.Download(got, out))
+			if want == nil {
+				want = got
+			}
+			require.Equal(t, want, got, "n=%d k=%d round=%v gated=%v", n, k, round, gated)
+		}
+		for _, f := range []kernels.Tensor{x, normed, weight, scratch, out} {
+			f.Buf.Free()
+		}
+	}
+	t.Run("simulator", func(t *testing.T) {
+		b, _ := simulatedOn(t, simHopper)
+		compare(t, b, 48*2*b.sms+40, 1280, true, false)
+		compare(t, b, 24*2*b.sms, 1152, false, true)
+	})
+	t.Run("device", func(t *testing.T) {
+		b := device(t, Options{})
+		for _, round := range []bool{true, false} {
+			compare(t, b, 6144, 4096, round, false)
+			compare(t, b, 12288, 4096, round, true)
+			compare(t, b, 5000, 2560, round, false)
+			compare(t, b, 7000, 1536, round, false)
+		}
+	})
+}
+
+// TestSameSplits compares decode attention however its partitions are shared out.
+func TestSameSplits(t *testing.T) {
+	compare := func(t *testing.T, b *Backend, d, group int, lens []float32, rows int) {
+		const heads, width = 2, 12
+		q := make([]float32, 0, len(lens)+1)
+		for i := range len(lens) + 1 {
+			q = append(q, float32(i*rows))
+		}
+		starts, err := tensor(b, kernels.I32, q, len(q))
+		require.NoError(t, err)
+		lengths, err := tensor(b, kernels.I32, lens, len(lens))
+		require.NoError(t, err)
+		var table []float32
+		for i := range len(lens) * width {
+			table = append(table, float32(i*7%(len(lens)*width)))
+		}
+		tables, err := tensor(b, kernels.I32, table, len(lens), width)
+		require.NoError(t, err)
+		blocks := len(table)
+		kv, err := b.NewKV(kernels.KVShape{Layers: 1, Blocks: blocks, Heads: heads, HeadDim: d, DType: kernels.BF16})
+		require.NoError(t, err)
+		defer kv.Free()
+		tokens := blocks * kernels.BlockSize
+		k, err := tensor(b, kernels.BF16, normal(tokens*heads*d), tokens, heads, d)
+		require.NoError(t, err)
+		v, err := tensor(b, kernels.BF16, normal(tokens*heads*d), tokens, heads, d)
+		require.NoError(t, err)
+		var at []float32
+		for i := range tokens {
+			at = append(at, float32(i))
+		}
+		slots, err := tensor(b, kernels.I32, at, tokens)
+		require.NoError(t, err)
+		require.NoError(t, b.KVStore(kernels.KVStoreArgs{KV: kv, K: k, V: v, Slots: slots}))
+		n := len(lens) * rows * heads * group
+		x, err := tensor(b, kernels.BF16, normal(n*d), len(lens)*rows, heads*group, d)
+		require.NoError(t, err)
+		out, err := tensor(b, kernels.F32, make([]float32, n*d), len(lens)*rows, heads*group, d)
+		require.NoError(t, err)
+		var before []byte
+		for _, walk := range []int{1, 2, 3} {
+			b.walk = walk
+			require.NoError(t, b.PagedAttention(kernels.PagedAttentionArgs{
+				Out: out, Q: x, KV: kv, Starts: starts, Lens: lengths, Tables: tables, Scale: .125, MaxRows: rows, MaxLen: width * kernels.BlockSize,
+			}))
+			got := make([]byte, n*d*4)
+			require.NoError(t, b.Download(got, out))
+			if before != nil {
+				require.Equal(t, before, got, "d=%d group=%d lens=%v rows=%d: %d partitions a cta", d, group, lens, rows, walk)
+			}
+			before = got
+		}
+		b.walk = 0
+		for _, f := range []kernels.Tensor{starts, lengths, tables, k, v, slots, x, out} {
+			f.Buf.Free()
+		}
+	}
+	all := func(t *testing.T, b *Backend) {
+		for _, d := range []int{64, 128} {
+			compare(t, b, d, 4, []float32{384, 383, 257, 256, 129, 128, 33, 1}, 1)
+			compare(t, b, d, 7, []float32{300, 130, 2}, 2)
+		}
+	}
+	t.Run("simulator", func(t *testing.T) {
+		b, _ := simulated(t)
+		all(t, b)
+	})
+	t.Run("device", func(t *testing.T) { all(t, device(t, Options{})) })
 }
 
 // TestDeviceCases is a part of the suite on a GPU as one subtest a case, for

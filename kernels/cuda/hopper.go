@@ -1,24 +1,9 @@
 package cuda
 
 import (
+	"metacap/kernels"
 	"metacap/kernels/cuda/driver"
 )
-
-// wgmmaRows is the number of rows from which the wgmma kernels are used: a cluster
-// computes 256 at a time.
-const wgmmaRows = 128
-
-// wgmmaTile is a variant of src/linear_wgmma.cu.
-type wgmmaTile struct {
-	id         kernelID
-	bn, stages int
-}
-
-var wgmmaTiles = [...]wgmmaTile{{kLinearWgmma128, 128, 6}, {kLinearWgmma192, 192, 5}, {kLinearWgmma256, 256, 4}}
-
-// shared is the dynamic shared memory of the variant: the ring and the exchange
-// buffer of the epilogue.
-func (t wgmmaTile) shared() int { return t.stages*(128+t.bn)*128 + 2*64*40*4 }
 
 // mapWeight makes the tensor maps of a tiled weight: rows of 1 KiB (8 rows of 64
 // columns, as swizzled), two a block, by strips, by blocks along k.
@@ -27,11 +12,11 @@ func (b *Backend) mapWeight(w *weight) error {
 		return nil
 	}
 	blocks := uint64(paddedK(w.k)) / 64
-	for i, t := range wgmmaTiles {
+	for i, t := range tileKernels {
 		m, err := b.driver.EncodeTensorMap(driver.TensorMapConfig{
 			Type: driver.TensorU32, Base: w.tiled.ptr,
 			Dims: []uint64{256, 2, uint64(w.n+15) / 16, blocks}, Strides: []uint64{1024, blocks * blockBytes, blockBytes},
-			Box: []uint32{256, 2, uint32(t.bn / 32), 1}, // each cta of a cluster copies half of a tile
+			Box: []uint32{256, 2, uint32(t.bn / 16 / t.ctas), 1}, // each cta of a cluster copies its share of a tile
 		})
 		if err != nil {
 			return err
@@ -46,30 +31,31 @@ const blockBytes = 2048
 
 // rowsMap identifies a tensor map of rows of k columns: activations, keys and values.
 type rowsMap struct {
-	base    driver.Ptr
-	rows, k int32
-	stride  int64
-	box     int
+	base       driver.Ptr
+	rows, cols int32
+	stride     int64
+	width, box int // columns and rows of a copy
+	swizzle    int
 }
 
 // maxRowsMaps bounds the cache of tensor maps.
 const maxRowsMaps = 4096
 
-// mapRows returns the tensor map of the rows that p reads, box at a time. Activations keep their
-// addresses from layer to layer, so maps are cached.
+// mapRows returns the tensor map of the rows that p reads, box at a time.
 func (b *Backend) mapRows(p *linearParams, box int) (driver.TensorMap, error) {
-	return b.mapOf(rowsMap{p.X, p.Rows, p.KPadded, p.XStride, box})
+	return b.mapBox(rowsMap{p.X, p.Rows, p.KPadded, p.XStride, 64, box, driver.Swizzle128})
 }
 
-// mapOf returns a tensor map of bf16 rows: boxes of some rows and 64 columns, with the 128-byte swizzle.
-func (b *Backend) mapOf(key rowsMap) (driver.TensorMap, error) {
+// mapBox returns a tensor map of bf16 rows. Activations keep their addresses from
+// layer to layer, so maps are cached.
+func (b *Backend) mapBox(key rowsMap) (driver.TensorMap, error) {
 	if m, ok := b.rowMaps[key]; ok {
 		return m, nil
 	}
 	m, err := b.driver.EncodeTensorMap(driver.TensorMapConfig{
 		Type: driver.TensorBF16, Base: key.base,
-		Dims: []uint64{uint64(key.k), uint64(key.rows)}, Strides: []uint64{uint64(key.stride) * 2},
-		Box: []uint32{64, uint32(key.box)}, Swizzle: driver.Swizzle128,
+		Dims: []uint64{uint64(key.cols), uint64(key.rows)}, Strides: []uint64{uint64(key.stride) * 2},
+		Box: []uint32{uint32(key.width), uint32(key.box)}, Swizzle: key.swizzle,
 	})
 	if err != nil {
 		return m, err
@@ -81,80 +67,206 @@ func (b *Backend) mapOf(key rowsMap) (driver.TensorMap, error) {
 	return m, nil
 }
 
-// wgmma runs the variant whose last wave of tiles wastes least. All variants give
-// the same bits.
-func (b *Backend) wgmma(p *linearParams, w *weight) error {
-	clusters := b.sms / 2
-	pairs := (int(p.Rows) + 255) / 256
-	best, bestCost := 0, 0
-	for i, t := range wgmmaTiles {
-		tiles := pairs * ((int(p.N) + t.bn - 1) / t.bn)
-		const fixed = 24 // what a tile costs besides its products, in columns
-		cost := (tiles + clusters - 1) / clusters * (t.bn + fixed)
-		if i == 0 || cost <= bestCost {
-			best, bestCost = i, cost
+// tileKernel is a variant of src/linear_tile.cu. All variants give the same bits.
+type tileKernel struct {
+	id             kernelID
+	name           string
+	bm, bn, stages int
+	ctas, threads  int // of a cluster; of a cta
+	alternating    bool
+	cost           tileCost
+}
+
+// tileCost is what a variant's time is made of, in nanoseconds (docs/kernels.md).
+type tileCost struct {
+	launch float64 // once
+	tile   float64 // a wave of tiles
+	step   float64 // 64 columns of k of a wave
+	load   float64 // the same, as far as multiprocessors are busy: the clock sinks
+}
+
+var tileKernels = [...]tileKernel{
+	{kLinearCoop192x192, "coop192x192", 192, 192, 4, 1, 512, false, tileCost{0, 5636, 592, 247}},
+	{kLinearCoop128x128, "coop128x128", 128, 128, 6, 1, 384, false, tileCost{2351, 2627, 212, 231}},
+	{kLinearCoop128x256Pair, "coop128x256pair", 128, 256, 4, 2, 384, false, tileCost{1589, 5497, 490, 295}},
+	{kLinearTurns128x192, "turns128x192", 128, 192, 4, 1, 384, true, tileCost{8691, 1635, 215, 391}},
+}
+
+// shared is the dynamic shared memory of the variant: the ring, and the results of
+// alternating consumers.
+func (t tileKernel) shared() int {
+	bytes := t.stages * (t.bm + t.bn) * 128
+	if t.alternating {
+		bytes += t.bm * t.bn * 2
+	}
+	return bytes
+}
+
+// tiles is the number of tiles of a product; the ctas of a cluster count as one.
+func (t tileKernel) tiles(rows, n int) int {
+	bm := t.bm * t.ctas
+	return (rows + bm - 1) / bm * ((n + t.bn - 1) / t.bn)
+}
+
+// time estimates a product on a device of sms multiprocessors.
+func (t tileKernel) time(rows, n, k, sms int) float64 {
+	tiles, at := t.tiles(rows, n), sms/t.ctas
+	waves, steps := float64((tiles+at-1)/at), float64((k+63)/64)
+	return t.cost.launch + waves*(t.cost.tile+steps*t.cost.step) + float64(tiles)/float64(at)*steps*t.cost.load
+}
+
+// What becomes of the sums (src/linear_tile.cu).
+const (
+	finishGeneral = iota
+	finishSum
+	finishGELU
+	finishResidual
+	finishGated
+)
+
+// finishOf chooses the fastest way that does what p asks.
+func finishOf(p *linearParams) int32 {
+	switch {
+	case p.Vec == 0 || p.OutDt != dtBF16 || p.Gated == gatedPlain:
+		return finishGeneral
+	case p.Gated == gatedProduct:
+		return finishGated
+	case p.Residual != 0 && p.Act == int32(kernels.ActNone):
+		return finishResidual
+	case p.Residual != 0:
+		return finishGeneral
+	case p.Act == int32(kernels.ActNone):
+		return finishSum
+	case p.Act == int32(kernels.ActGELU):
+		return finishGELU
+	}
+	return finishGeneral
+}
+
+// finishes reports whether the variant has a way of finishing.
+func (t tileKernel) finishes(finish int32) bool { return !t.alternating || finish != finishGeneral }
+
+// chooseTile returns the index of the variant that is expected to be fastest.
+func (b *Backend) chooseTile(p *linearParams, finish int32) int {
+	if v := b.forceTile - 1; v >= 0 && tileKernels[v].finishes(finish) {
+		return v
+	}
+	best, bestTime := 0, 0.0
+	for i, t := range tileKernels {
+		if !t.finishes(finish) {
+			continue
+		}
+		if ns := t.time(int(p.Rows), int(p.N), int(p.KPadded), b.sms); i == 0 || ns < bestTime {
+			best, bestTime = i, ns
 		}
 	}
-	x, err := b.mapRows(p, 128)
-	if err != nil {
+	return best
+}
+
+// tile runs a product of many rows.
+func (b *Backend) tile(p *linearParams, w *weight) error {
+	m := linearTileParams{Linear: *p, Finish: finishOf(p)}
+	variant := b.chooseTile(p, m.Finish)
+	t := tileKernels[variant]
+	m.WMap = w.maps[variant]
+	var err error
+	if m.XMap, err = b.mapRows(p, t.bm); err != nil {
 		return err
 	}
-	t := wgmmaTiles[best]
-	m := linearMapParams{XMap: x, WMap: w.maps[best], Linear: *p}
-	tiles := pairs * ((int(p.N) + t.bn - 1) / t.bn)
-	return run(b, t.id, driver.Dim{X: 2 * min(tiles, clusters), Y: 1, Z: 1}, 384, t.shared(), &m)
+	if m.Finish != finishGeneral {
+		out := rowsMap{p.Out, p.Rows, p.N, p.OutStride, 64, 64, driver.Swizzle128}
+		if m.Finish == finishGated {
+			out.cols, out.width, out.swizzle = p.N/2, 32, driver.Swizzle64
+		}
+		if m.OutMap, err = b.mapBox(out); err != nil {
+			return err
+		}
+	}
+	if m.Finish == finishResidual {
+		if m.ResidualMap, err = b.mapBox(rowsMap{p.Residual, p.Rows, p.N, p.ResidualStride, 64, 64, driver.Swizzle128}); err != nil {
+			return err
+		}
+	}
+	grid := t.ctas * min(t.tiles(int(p.Rows), int(p.N)), b.sms/t.ctas)
+	return run(b, t.id, driver.Dim{X: grid, Y: 1, Z: 1}, t.threads, t.shared(), &m)
 }
 
 // streamKernel is a variant of src/linear_stream.cu: for at most rows rows, with
-// stages of cols columns and at most warps consumer warps a cta.
+// stages of cols columns, at most warps consumer warps a cta, xStages stages in the ring
+// of x (0: x is one row, all of it), and at most limit strips for a multiprocessor (0: any).
 type streamKernel struct {
-	id                kernelID
-	rows, cols, warps int
+	id                                kernelID
+	rows, cols, warps, xStages, limit int
 }
 
 // In order of preference: long stages for few warps, which have few copies under
 // way. With up to 16 rows two kernels fit on a multiprocessor, so that the next one
 // can load weights while this one ends.
 var streamKernels = [...]streamKernel{
-	{kLinearStream8256, 8, 256, 3},
-	{kLinearStream8128, 8, 128, 6},
-	{kLinearStream16256, 16, 256, 3},
-	{kLinearStream16128, 16, 128, 5},
-	{kLinearStream32128, 32, 128, 8},
-	{kLinearStream64128, 64, 128, 8},
+	{kLinearStreamRow256, 1, 256, 3, 0, 3},
+	{kLinearStreamRow128, 1, 128, 6, 0, 24},
+	{kLinearStream8256, 8, 256, 3, 4, 3},
+	{kLinearStream8128, 8, 128, 6, 4, 0},
+	{kLinearStream16256, 16, 256, 3, 4, 3},
+	{kLinearStream16128, 16, 128, 5, 4, 0},
+	{kLinearStream32128, 32, 128, 8, 4, 0},
+	{kLinearStream64128, 64, 128, 8, 4, 0},
 }
+
+const (
+	streamRows   = 64        // the most rows of the streaming kernels
+	streamShared = 113 << 10 // bytes of shared memory of which two kernels fit on a multiprocessor
+	rowNormCols  = 4096      // the longest row that they normalise
+)
 
 // shared is the dynamic shared memory of the variant with a number of consumer
-// warps: barriers, four stages of x, four stages of weights a warp.
-func (k streamKernel) shared(warps int) int {
-	return 1024 + 4*k.rows*k.cols*2 + warps*4*16*k.cols*2
+// warps and padded columns: barriers, x and the rings of weights.
+func (k streamKernel) shared(warps, columns int) int {
+	x := 2 * columns
+	if k.xStages > 0 {
+		x = k.xStages * k.rows * k.cols * 2
+	}
+	return 1024 + x + warps*4*16*k.cols*2
 }
 
-// streamRows is the most rows of the streaming kernels.
-const streamRows = 64
+// most is the largest dynamic shared memory of the variant.
+func (k streamKernel) most() int {
+	if k.xStages == 0 {
+		return streamShared
+	}
+	return k.shared(k.warps, 0)
+}
 
-// streamLinear gives every multiprocessor one cta whose warps share the strips. ok
-// is false where no variant fits.
-func (b *Backend) streamLinear(p *linearParams, w *weight) (ok bool, err error) {
+// streamLinear gives every multiprocessor one cta whose warps share the strips. It
+// normalises the row first if there is a norm. ok is false where no variant fits.
+func (b *Backend) streamLinear(p *linearParams, norm *normParams) (ok bool, err error) {
 	strips := (int(p.N) + 15) / 16
 	per := (strips + b.sms - 1) / b.sms // strips of a multiprocessor
+	columns := int(p.KPadded)
 	for _, k := range streamKernels {
-		short := k.cols == 256 && per > 3 // long stages are for few strips
-		if int(p.Rows) > k.rows || int(p.KPadded)%k.cols != 0 || short {
+		row := k.xStages == 0
+		if int(p.Rows) > k.rows || columns%k.cols != 0 || k.limit > 0 && per > k.limit || norm != nil && !row {
 			continue
 		}
 		passes := (per + k.warps - 1) / k.warps
 		warps := (per + passes - 1) / passes
-		if passes > 1 && k.cols == 256 {
+		shared := k.shared(warps, columns)
+		if row && shared > streamShared || norm != nil && warps < 3 {
 			continue
 		}
-		x, err := b.mapRows(p, k.rows)
-		if err != nil {
-			return false, err
+		s := linearStreamParams{Linear: *p, Passes: int32(passes)}
+		threads := 32 * warps
+		if norm != nil {
+			s.Norm, s.Eps, s.RoundFirst = norm.Weight, norm.Eps, norm.RoundFirst
 		}
-		s := linearStreamParams{XMap: x, Linear: *p, Passes: int32(passes)}
+		if !row { // a warp fills the ring of x
+			threads += 32
+			if s.XMap, err = b.mapRows(p, k.rows); err != nil {
+				return false, err
+			}
+		}
 		grid := (strips + warps*passes - 1) / (warps * passes)
-		return true, run(b, k.id, driver.Dim{X: grid, Y: 1, Z: 1}, 32*(warps+1), k.shared(warps), &s)
+		return true, run(b, k.id, driver.Dim{X: grid, Y: 1, Z: 1}, threads, shared, &s)
 	}
 	return false, nil
 }

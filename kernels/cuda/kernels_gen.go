@@ -68,10 +68,10 @@ type visionEmbedParams struct {
 	Cols      int32
 	OutDt     int32
 	XDt       int32
-	_         [4]byte
+	Vec       int32
 }
 
-// pixelShuffleParams mirrors struct PixelShuffleParams of src/params.cuh: 56 bytes.
+// pixelShuffleParams mirrors struct PixelShuffleParams of src/params.cuh: 64 bytes.
 type pixelShuffleParams struct {
 	Out       driver.Ptr
 	X         driver.Ptr
@@ -83,6 +83,8 @@ type pixelShuffleParams struct {
 	Cols      int32
 	Dt        int32
 	Version   int32
+	Vec       int32
+	_         [4]byte
 }
 
 // ropeParams mirrors struct RopeParams of src/params.cuh: 72 bytes.
@@ -119,7 +121,7 @@ type kvStoreParams struct {
 	CacheDt       int32
 }
 
-// qkRopeStoreParams mirrors struct QKRopeStoreParams of src/params.cuh: 152 bytes.
+// qkRopeStoreParams mirrors struct QKRopeStoreParams of src/params.cuh: 160 bytes.
 type qkRopeStoreParams struct {
 	Q             driver.Ptr
 	K             driver.Ptr
@@ -145,6 +147,8 @@ type qkRopeStoreParams struct {
 	RoundFirst    int32
 	Section1      int32
 	Section2      int32
+	Warps         int32
+	Vec           int32
 }
 
 // kvCopyParams mirrors struct KVCopyParams of src/params.cuh: 40 bytes.
@@ -207,23 +211,29 @@ type linearParams struct {
 	_              [4]byte
 }
 
-// linearMapParams mirrors struct LinearMapParams of src/params.cuh: 448 bytes.
-type linearMapParams struct {
-	XMap   driver.TensorMap
-	WMap   driver.TensorMap
-	Linear linearParams
-	_      [56]byte
+// linearTileParams mirrors struct LinearTileParams of src/params.cuh: 704 bytes.
+type linearTileParams struct {
+	XMap        driver.TensorMap
+	WMap        driver.TensorMap
+	OutMap      driver.TensorMap
+	ResidualMap driver.TensorMap
+	Linear      linearParams
+	Finish      int32
+	_           [52]byte
 }
 
 // linearStreamParams mirrors struct LinearStreamParams of src/params.cuh: 320 bytes.
 type linearStreamParams struct {
-	XMap   driver.TensorMap
-	Linear linearParams
-	Passes int32
-	_      [52]byte
+	XMap       driver.TensorMap
+	Linear     linearParams
+	Norm       driver.Ptr
+	Passes     int32
+	Eps        float32
+	RoundFirst int32
+	_          [36]byte
 }
 
-// attentionParams mirrors struct AttentionParams of src/params.cuh: 168 bytes.
+// attentionParams mirrors struct AttentionParams of src/params.cuh: 176 bytes.
 type attentionParams struct {
 	Out           driver.Ptr
 	Q             driver.Ptr
@@ -250,6 +260,8 @@ type attentionParams struct {
 	Partitions    int32
 	PartialRows   int32
 	SplitRows     int32
+	Walk          int32
+	Slots         int32
 	Scale         float32
 	_             [4]byte
 }
@@ -260,7 +272,7 @@ type attentionMapParams struct {
 	VMap      driver.TensorMap
 	Attention attentionParams
 	Row0      int32
-	_         [20]byte
+	_         [12]byte
 }
 
 // argMaxParams mirrors struct ArgMaxParams of src/params.cuh: 56 bytes.
@@ -313,15 +325,18 @@ const (
 	kLinearSimt
 	kLinearSkinny8
 	kLinearSkinny16
+	kLinearStreamRow128
+	kLinearStreamRow256
 	kLinearStream8128
 	kLinearStream8256
 	kLinearStream16128
 	kLinearStream16256
 	kLinearStream32128
 	kLinearStream64128
-	kLinearWgmma128
-	kLinearWgmma192
-	kLinearWgmma256
+	kLinearCoop192x192
+	kLinearCoop128x128
+	kLinearCoop128x256Pair
+	kLinearTurns128x192
 	kRmsnormWarp
 	kLayernormWarp
 	kRmsnormCta
@@ -337,16 +352,16 @@ const (
 var kernelTable = [numKernels]kernelInfo{
 	kArgmaxPart:            {name: "argmax_part", file: "argmax", threads: 256, paramBytes: 56},
 	kArgmaxJoin:            {name: "argmax_join", file: "argmax", threads: 32, paramBytes: 56},
-	kAttentionPaged:        {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 168},
-	kAttentionSegment:      {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 168},
-	kAttentionWalk64:       {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionWalk128:      {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionSplit64:      {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionSplit128:     {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionJoin64:       {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 168},
-	kAttentionJoin128:      {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionTile64:       {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 168},
-	kAttentionTile128:      {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 168},
+	kAttentionPaged:        {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 176},
+	kAttentionSegment:      {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 176},
+	kAttentionWalk64:       {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionWalk128:      {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionSplit64:      {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionSplit128:     {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionJoin64:       {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 176},
+	kAttentionJoin128:      {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionTile64:       {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionTile128:      {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 176},
 	kAttentionWgmmaWalk64:  {name: "attention_wgmma_walk_64", file: "attention_wgmma", threads: 384, paramBytes: 448},
 	kAttentionWgmmaWalk128: {name: "attention_wgmma_walk_128", file: "attention_wgmma", threads: 384, paramBytes: 448},
 	kAttentionWgmmaTile64:  {name: "attention_wgmma_tile_64", file: "attention_wgmma", threads: 512, paramBytes: 448},
@@ -359,7 +374,7 @@ var kernelTable = [numKernels]kernelInfo{
 	kConvert:               {name: "convert", file: "elementwise", threads: 256, paramBytes: 32},
 	kPatchify:              {name: "patchify", file: "elementwise", threads: 256, paramBytes: 56},
 	kVisionEmbed:           {name: "vision_embed", file: "elementwise", threads: 256, paramBytes: 72},
-	kPixelShuffle:          {name: "pixel_shuffle", file: "elementwise", threads: 256, paramBytes: 56},
+	kPixelShuffle:          {name: "pixel_shuffle", file: "elementwise", threads: 256, paramBytes: 64},
 	kLinearGemm128x128:     {name: "linear_gemm_128x128", file: "linear_gemm", threads: 256, paramBytes: 136},
 	kLinearGemm64x64:       {name: "linear_gemm_64x64", file: "linear_gemm", threads: 128, paramBytes: 136},
 	kLinearGemm64x32:       {name: "linear_gemm_64x32", file: "linear_gemm", threads: 128, paramBytes: 136},
@@ -368,22 +383,25 @@ var kernelTable = [numKernels]kernelInfo{
 	kLinearSimt:            {name: "linear_simt", file: "linear_simt", threads: 256, paramBytes: 136},
 	kLinearSkinny8:         {name: "linear_skinny_8", file: "linear_skinny", threads: 128, paramBytes: 136},
 	kLinearSkinny16:        {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
+	kLinearStreamRow128:    {name: "linear_stream_row_128", file: "linear_stream", threads: 192, paramBytes: 320},
+	kLinearStreamRow256:    {name: "linear_stream_row_256", file: "linear_stream", threads: 96, paramBytes: 320},
 	kLinearStream8128:      {name: "linear_stream_8_128", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream8256:      {name: "linear_stream_8_256", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream16128:     {name: "linear_stream_16_128", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream16256:     {name: "linear_stream_16_256", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream32128:     {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream64128:     {name: "linear_stream_64_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearWgmma128:        {name: "linear_wgmma_128", file: "linear_wgmma", threads: 384, paramBytes: 448},
-	kLinearWgmma192:        {name: "linear_wgmma_192", file: "linear_wgmma", threads: 384, paramBytes: 448},
-	kLinearWgmma256:        {name: "linear_wgmma_256", file: "linear_wgmma", threads: 384, paramBytes: 448},
+	kLinearCoop192x192:     {name: "linear_coop_192x192", file: "linear_tile", threads: 512, paramBytes: 704},
+	kLinearCoop128x128:     {name: "linear_coop_128x128", file: "linear_tile", threads: 384, paramBytes: 704},
+	kLinearCoop128x256Pair: {name: "linear_coop_128x256_pair", file: "linear_tile", threads: 384, paramBytes: 704},
+	kLinearTurns128x192:    {name: "linear_turns_128x192", file: "linear_tile", threads: 384, paramBytes: 704},
 	kRmsnormWarp:           {name: "rmsnorm_warp", file: "norm", threads: 256, paramBytes: 80},
 	kLayernormWarp:         {name: "layernorm_warp", file: "norm", threads: 256, paramBytes: 80},
 	kRmsnormCta:            {name: "rmsnorm_cta", file: "norm", threads: 256, paramBytes: 80},
 	kLayernormCta:          {name: "layernorm_cta", file: "norm", threads: 256, paramBytes: 80},
 	kRope:                  {name: "rope", file: "rope", threads: 256, paramBytes: 72},
 	kKvStore:               {name: "kv_store", file: "rope", threads: 256, paramBytes: 80},
-	kQkRopeStore:           {name: "qk_rope_store", file: "rope", threads: 128, paramBytes: 152},
+	kQkRopeStore:           {name: "qk_rope_store", file: "rope", threads: 128, paramBytes: 160},
 	kKvCopy:                {name: "kv_copy", file: "rope", threads: 256, paramBytes: 40},
 }
 
@@ -392,18 +410,18 @@ var layout = map[string][]int{
 	"rowsParams":         {104, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 84, 88, 92, 96},
 	"normParams":         {80, 0, 8, 16, 24, 32, 40, 48, 52, 56, 60, 64, 68, 72, 76},
 	"patchifyParams":     {56, 0, 8, 16, 24, 32, 40, 44, 48, 52},
-	"visionEmbedParams":  {72, 0, 8, 16, 24, 32, 40, 48, 52, 56, 60, 64},
-	"pixelShuffleParams": {56, 0, 8, 16, 24, 32, 36, 40, 44, 48, 52},
+	"visionEmbedParams":  {72, 0, 8, 16, 24, 32, 40, 48, 52, 56, 60, 64, 68},
+	"pixelShuffleParams": {64, 0, 8, 16, 24, 32, 36, 40, 44, 48, 52, 56},
 	"ropeParams":         {72, 0, 8, 16, 24, 32, 40, 44, 48, 52, 56, 60, 64},
 	"kvStoreParams":      {80, 0, 8, 16, 24, 32, 40, 48, 56, 60, 64, 68, 72, 76},
-	"qkRopeStoreParams":  {152, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 116, 120, 124, 128, 132, 136, 140, 144, 148},
+	"qkRopeStoreParams":  {160, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 116, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156},
 	"kvCopyParams":       {40, 0, 8, 16, 24, 32, 36},
 	"packParams":         {56, 0, 8, 16, 24, 32, 36, 40, 44, 48},
 	"convertParams":      {32, 0, 8, 16, 24, 28},
 	"linearParams":       {136, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124, 128},
-	"linearMapParams":    {448, 0, 128, 256},
-	"linearStreamParams": {320, 0, 128, 264},
-	"attentionParams":    {168, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160},
-	"attentionMapParams": {448, 0, 128, 256, 424},
+	"linearTileParams":   {704, 0, 128, 256, 384, 512, 648},
+	"linearStreamParams": {320, 0, 128, 264, 272, 276, 280},
+	"attentionParams":    {176, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 168},
+	"attentionMapParams": {448, 0, 128, 256, 432},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

@@ -15,7 +15,7 @@ type weight struct {
 	bytes int64
 	gated bool // tiled with gate and up interleaved
 	tiled *buffer
-	maps  [len(wgmmaTiles)]driver.TensorMap // of tiled, by tile width; Hopper only
+	maps  [len(tileKernels)]driver.TensorMap // of tiled; Hopper only
 	parts []part
 }
 
@@ -304,25 +304,26 @@ var (
 	gemm128   = tiledKernel{kLinearGemm128x128, 128, 128, 256, 3 * (128 + 128) * 128}
 )
 
-// allowShared raises the limits of kernels whose dynamic shared memory exceeds the default.
+// allowShared raises the limits of kernels whose shared memory, with the static part, exceeds the default.
 func (b *Backend) allowShared() error {
 	limits := map[kernelID]int{
-		kAttentionWalk128: attentionShared(128), kAttentionTile128: attentionShared(128), kAttentionSplit128: attentionShared(128),
+		kAttentionWalk128: attentionShared(128, 2), kAttentionTile128: attentionShared(128, 2),
+		kAttentionSplit64: attentionShared(64, b.splitTiles(64)), kAttentionSplit128: attentionShared(128, b.splitTiles(128)),
 	}
 	for _, k := range []tiledKernel{skinny8, skinny16, gemm64x32, gemm64x64, gemm128} {
 		limits[k.id] = k.shared
 	}
-	for _, t := range wgmmaTiles {
+	for _, t := range tileKernels {
 		limits[t.id] = t.shared()
 	}
 	for _, k := range []attentionKernel{wgmmaWalk64, wgmmaWalk128, wgmmaTile64, wgmmaTile128} {
 		limits[k.id] = k.shared()
 	}
 	for _, k := range streamKernels {
-		limits[k.id] = k.shared(k.warps)
+		limits[k.id] = k.most()
 	}
 	for id, bytes := range limits {
-		if bytes > 48<<10 && b.mods.functions[id] != nil {
+		if b.mods.functions[id] != nil {
 			if err := b.mods.functions[id].AllowShared(bytes); err != nil {
 				return err
 			}
@@ -334,11 +335,11 @@ func (b *Backend) allowShared() error {
 // tiled chooses by the number of rows; every choice gives the same bits.
 func (b *Backend) tiled(p *linearParams, w *weight) error {
 	rows, n := int(p.Rows), int(p.N)
-	if b.hopper && rows >= wgmmaRows {
-		return b.wgmma(p, w)
+	if b.hopper && (rows > streamRows || b.forceTile > 0) && b.forceTile >= 0 {
+		return b.tile(p, w)
 	}
 	if b.hopper && rows <= streamRows {
-		if ok, err := b.streamLinear(p, w); ok || err != nil {
+		if ok, err := b.streamLinear(p, nil); ok || err != nil {
 			return err
 		}
 	}

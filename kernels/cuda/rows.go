@@ -26,11 +26,15 @@ func rowsOf(rows, cols int, out, a, b kernels.Tensor) rowsParams {
 }
 
 func (b *Backend) rows(id kernelID, p rowsParams) error {
-	items := p.Rows * p.Cols
-	if p.Vec != 0 {
-		items /= 8
+	return b.do(func() error { return run(b, id, b.blocks(vectors(p.Rows*p.Cols, p.Vec)), 256, 0, &p) })
+}
+
+// vectors is the number of items of a kernel whose threads take 8 elements each if vec.
+func vectors(elements int64, vec int32) int64 {
+	if vec != 0 {
+		return elements / 8
 	}
-	return b.do(func() error { return run(b, id, b.blocks(items), 256, 0, &p) })
+	return elements
 }
 
 // Activation applies an elementwise function.
@@ -135,7 +139,7 @@ func (b *Backend) norm(warp, cta kernelID, out, x kernels.Tensor, p normParams) 
 	if len(x.Shape) == 3 {
 		p.Heads = int32(x.Shape[1])
 	}
-	p.OutDt, p.XDt, p.Vec = code(out.DType), code(x.DType), flag(aligned(out) && aligned(x))
+	p.OutDt, p.XDt, p.Vec = code(out.DType), code(x.DType), flag(aligned(out) && aligned(x) && p.Weight%16 == 0 && p.Bias%16 == 0)
 	vectors := int(p.Rows) * int(p.Heads)
 	return b.do(func() error {
 		if p.Cols <= warpNormCols {
@@ -232,7 +236,7 @@ func (b *Backend) Patchify(a kernels.PatchifyArgs) error {
 	if !a.Tiles.Contiguous() || !a.LUT.Contiguous() {
 		return &kernels.ArgError{Op: "Patchify", Arg: "Tiles", Want: "contiguous tiles and table", Got: a.Tiles.String()}
 	}
-	return b.do(func() error { return run(b, kPatchify, b.blocks(p.Rows*int64(p.Cols)), 256, 0, &p) })
+	return b.do(func() error { return run(b, kPatchify, b.blocks(p.Rows*256), 256, 0, &p) })
 }
 
 // VisionEmbed assembles the encoder input.
@@ -249,8 +253,9 @@ func (b *Backend) VisionEmbed(a kernels.VisionEmbedArgs) error {
 	p := visionEmbedParams{
 		Out: at(a.Out), X: at(a.X), Cls: at(a.Class), Pos: at(a.Pos), OutStride: int64(a.Out.RowStride()), XStride: int64(a.X.RowStride()),
 		Tiles: int32(a.Out.Rows()), Rows: int32(a.Out.Shape[1]), Cols: int32(a.Out.Shape[2]), OutDt: code(a.Out.DType), XDt: code(a.X.DType),
+		Vec: flag(aligned(a.Out) && aligned(a.X) && aligned(a.Pos) && a.Class.Offset%16 == 0),
 	}
-	return b.do(func() error { return run(b, kVisionEmbed, b.blocks(a.Out.Elements()), 256, 0, &p) })
+	return b.do(func() error { return run(b, kVisionEmbed, b.blocks(vectors(a.Out.Elements(), p.Vec)), 256, 0, &p) })
 }
 
 // PixelShuffle merges neighbouring patches.
@@ -268,6 +273,7 @@ func (b *Backend) PixelShuffle(a kernels.PixelShuffleArgs) error {
 	p := pixelShuffleParams{
 		Out: at(a.Out), X: at(a.X), OutStride: int64(a.Out.RowStride()), XStride: int64(a.X.RowStride()),
 		Tiles: int32(a.X.Rows()), Grid: int32(grid), Factor: int32(a.Factor), Cols: int32(a.X.Shape[2]), Dt: code(a.X.DType), Version: int32(a.Version),
+		Vec: flag(aligned(a.Out) && aligned(a.X) && a.X.Shape[2]%8 == 0),
 	}
-	return b.do(func() error { return run(b, kPixelShuffle, b.blocks(a.Out.Elements()), 256, 0, &p) })
+	return b.do(func() error { return run(b, kPixelShuffle, b.blocks(vectors(a.Out.Elements(), p.Vec)), 256, 0, &p) })
 }

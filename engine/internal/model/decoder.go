@@ -113,13 +113,11 @@ func (d *Decoder) Forward(s *Step) error {
 
 func (d *Decoder) attention(i int, s *Step) error {
 	l, v := &d.layers[i], s.Views
-	if err := d.rmsNorm(v.Normed, v.Hidden, l.norm1); err != nil {
+	err := kernels.NormLinear(d.b, d.norming(v.Normed, v.Hidden, l.norm1), kernels.LinearArgs{Out: v.QKV, X: v.Normed, W: l.qkv, Bias: l.qkvBias})
+	if err != nil {
 		return err
 	}
-	if err := d.b.Linear(kernels.LinearArgs{Out: v.QKV, X: v.Normed, W: l.qkv, Bias: l.qkvBias}); err != nil {
-		return err
-	}
-	err := kernels.QKNormRopeStore(d.b, kernels.QKNormRopeStoreArgs{
+	err = kernels.QKNormRopeStore(d.b, kernels.QKNormRopeStoreArgs{
 		QKV: v.QKV, QNorm: l.qNorm, KNorm: l.kNorm, Eps: d.Dims.Eps, RoundFirst: d.first,
 		Positions: s.Positions, InvFreq: d.inv, Factor: d.factor, KV: s.KV, Layer: i, Slots: s.Slots,
 	})
@@ -138,17 +136,14 @@ func (d *Decoder) attention(i int, s *Step) error {
 
 func (d *Decoder) ffn(i int, v *DecoderViews) error {
 	l := &d.layers[i]
-	if err := d.rmsNorm(v.Normed, v.Hidden, l.norm2); err != nil {
-		return err
-	}
-	if err := kernels.SwiGLU(d.b, kernels.SwiGLUArgs{Out: v.Act, X: v.Normed, W: l.gateUp, Scratch: v.GateUp}); err != nil {
+	if err := kernels.NormSwiGLU(d.b, d.norming(v.Normed, v.Hidden, l.norm2), kernels.SwiGLUArgs{Out: v.Act, X: v.Normed, W: l.gateUp, Scratch: v.GateUp}); err != nil {
 		return err
 	}
 	return d.b.Linear(kernels.LinearArgs{Out: v.Hidden, X: v.Act, W: l.down, Residual: v.Hidden})
 }
 
-func (d *Decoder) rmsNorm(out, x, w kernels.Tensor) error {
-	return d.b.RMSNorm(kernels.RMSNormArgs{Out: out, X: x, Weight: w, Eps: d.Dims.Eps, RoundFirst: d.first})
+func (d *Decoder) norming(out, x, w kernels.Tensor) kernels.RMSNormArgs {
+	return kernels.RMSNormArgs{Out: out, X: x, Weight: w, Eps: d.Dims.Eps, RoundFirst: d.first}
 }
 
 // Logits computes the float32 logits of the rows of the last Forward that rows
@@ -157,7 +152,7 @@ func (d *Decoder) Logits(v *DecoderViews, rows kernels.Tensor, r *RowViews, tap 
 	if err := d.b.GatherRows(kernels.GatherRowsArgs{Out: r.Rows, X: v.Hidden, Index: rows}); err != nil {
 		return err
 	}
-	if err := d.rmsNorm(r.Rows, r.Rows, d.norm); err != nil {
+	if err := d.b.RMSNorm(d.norming(r.Rows, r.Rows, d.norm)); err != nil {
 		return err
 	}
 	if err := tap.call(StageFinalNorm, 0, r.Rows); err != nil {

@@ -19,6 +19,7 @@ const (
 // Swizzles of a TensorMap (CUtensorMapSwizzle).
 const (
 	SwizzleNone = 0
+	Swizzle64   = 2
 	Swizzle128  = 3
 )
 

@@ -5,10 +5,10 @@
 //
 //  - walk: a cta of 4 warps takes 64 rows and walks the partitions (prefill, ViT).
 //    A warp holds 16 rows: scores, then outputs, of m16n8k16 fragments.
-//  - split: a cta of 4 warps takes one partition for at most 16 rows (decode).
+//  - split: a cta of 4 warps takes some partitions for at most 16 rows (decode).
 //    Warp w computes the scores of keys 32w..32w+31 and, after an exchange through
-//    shared memory, the dimensions w*D/4.. of the weighted sum. attention_join
-//    merges the partitions in order.
+//    shared memory, the dimensions w*D/4.. of the weighted sum. A cta that has all
+//    partitions of its rows merges them; else attention_join does, in order.
 //
 // The two agree bit for bit: scores are one chain over d, the sum of a row's
 // exponentials is ((b0+b1)+b2)+b3 over blocks of 32 keys, weighted sums are one
@@ -205,24 +205,37 @@ template <int D> DEVICE float *partial_at(const AttentionParams &p, int b, int k
   return static_cast<float *>(p.partial) + (((int64_t(b) * p.kv_heads + kv_head) * p.partitions + part) * p.partial_rows + row) * (D + 2);
 }
 
-// One partition of at most 16 rows.
+// Some partitions of at most 16 rows: p.walk of them, or all, whose result is then the cta's own.
+//
+// Tiles of 128 keys and 128 values alternate in a ring of three (two where shared memory
+// is short): while one is worked on, the others are on their way.
 template <int D> DEVICE void split(const AttentionParams &p) {
   DYNAMIC_SHARED(shared);
   SHARED float maxima[4][16], sums[4][16];
   SHARED uint32_t probs[4][32][8];  // A fragments by block of 32 keys, lane
-  const int part = block_x, kv_head = block_y, b = block_z, group = p.q_heads / p.kv_heads;
+  constexpr int kTile = kPartition * D * 2;
+  const int kv_head = block_y, b = block_z, group = p.q_heads / p.kv_heads;
+  const int lane = thread_x & 31, warp = thread_x >> 5;
   overlap_next();
-  wait_previous();
   const Span span = paged_span(p, b);
-  const int rows = span.rows * group, s0 = part * kPartition;
-  if (rows < 1 || rows > p.split_rows || s0 >= span.keys) return;
-  const int lane = thread_x & 31, warp = thread_x >> 5, n = min(kPartition, span.keys - s0), padded = (n + 31) & ~31;
   const Keys keys = paged_keys(p, b, kv_head);
-  unsigned char *k_shared = shared, *v_shared = shared + kPartition * D * 2;
-  load_keys<D, false>(k_shared, keys, s0, n, padded);
-  copy_commit();
-  load_keys<D, true>(v_shared, keys, s0, n, padded);
-  copy_commit();
+  const int rows = span.rows * group, first = block_x * p.walk * kPartition, last = min(span.keys, first + p.walk * kPartition);
+  const bool none = rows < 1 || rows > p.split_rows || (first > 0 && first >= span.keys);
+  wait_previous();  // by every cta: the kernel behind counts on what came before this one
+  if (none) return;
+  const int tiles = (last - first + kPartition - 1) / kPartition * 2;
+  // Loads keys (even) or values (odd) of a partition; always ends a group of copies.
+  auto load = [&](int tile, int slot) {
+    if (tile < tiles) {
+      const int s0 = first + tile / 2 * kPartition, n = min(kPartition, last - s0), padded = (n + 31) & ~31;
+      if (tile & 1) load_keys<D, true>(shared + slot * kTile, keys, s0, n, padded);
+      else load_keys<D, false>(shared + slot * kTile, keys, s0, n, padded);
+    }
+    copy_commit();
+  };
+  const bool deep = p.slots > 2;
+  load(0, 0);
+  if (deep) load(1, 1);
   uint32_t q[D / 16][4];
   load_q<D>(q, lane, [&](int r) -> const uint32_t * {
     if (r >= rows) return nullptr;
@@ -231,58 +244,93 @@ template <int D> DEVICE void split(const AttentionParams &p) {
   const int r_lo = lane >> 2, r_hi = r_lo + 8;
   const int limit_lo = r_lo < rows ? span.visible(r_lo / group) : 0, limit_hi = r_hi < rows ? span.visible(r_hi / group) : 0;
   const float scale = mul_rn(p.scale, kLog2E);
-  const bool busy = warp * 32 < n;
-  copy_wait<1>();
-  sync_block();
-  float s[4][4];
-  float m_lo = -INFINITY, m_hi = -INFINITY;
-  if (busy) {
-    score_block<D>(s, q, k_shared, warp * 32, lane);
-    mask_block(s, s0 + warp * 32, limit_lo, limit_hi, lane);
-    m_lo = quad_max(block_max(s, 0), lane);
-    m_hi = quad_max(block_max(s, 1), lane);
-  }
-  if ((lane & 3) == 0) {
-    maxima[warp][r_lo] = m_lo;
-    maxima[warp][r_hi] = m_hi;
-  }
-  sync_block();
-  m_lo = mul_rn(fmaxf(fmaxf(maxima[0][r_lo], maxima[1][r_lo]), fmaxf(maxima[2][r_lo], maxima[3][r_lo])), scale);
-  m_hi = mul_rn(fmaxf(fmaxf(maxima[0][r_hi], maxima[1][r_hi]), fmaxf(maxima[2][r_hi], maxima[3][r_hi])), scale);
-  if (busy) {
-    uint32_t mine[2][4];
-    const Pair e = exponentials(s, mine, scale, m_lo, m_hi, lane);
-    UNROLL for (int i = 0; i < 8; i++) probs[warp][lane][i] = mine[i >> 2][i & 3];
+  constexpr int N = D / 32;  // n8 tiles a warp
+  Running run_lo, run_hi;
+  float out[N][4] = {};
+  int k_slot = 0;
+  auto after = [&](int slot) { return slot + 1 == p.slots ? 0 : slot + 1; };
+  for (int tile = 0; tile < tiles; tile += 2) {
+    const int v_slot = after(k_slot), next_slot = after(v_slot);
+    const int s0 = first + tile / 2 * kPartition, n = min(kPartition, last - s0), blocks = (n + 31) / 32;
+    const bool busy = warp < blocks;
+    if (deep) copy_wait<1>();
+    else copy_wait<0>();
+    sync_block();  // the keys are there; the values before them have been read
+    if (deep) load(tile + 2, next_slot);
+    else load(tile + 1, v_slot);
+    float s[4][4];
+    float m_lo = -INFINITY, m_hi = -INFINITY;
+    if (busy) {
+      score_block<D>(s, q, shared + k_slot * kTile, warp * 32, lane);
+      mask_block(s, s0 + warp * 32, limit_lo, limit_hi, lane);
+      m_lo = quad_max(block_max(s, 0), lane);
+      m_hi = quad_max(block_max(s, 1), lane);
+    }
     if ((lane & 3) == 0) {
-      sums[warp][r_lo] = e.lo;
-      sums[warp][r_hi] = e.hi;
+      maxima[warp][r_lo] = m_lo;
+      maxima[warp][r_hi] = m_hi;
+    }
+    sync_block();  // the keys have been read
+    load(deep ? tile + 3 : tile + 2, k_slot);
+    m_lo = mul_rn(fmaxf(fmaxf(maxima[0][r_lo], maxima[1][r_lo]), fmaxf(maxima[2][r_lo], maxima[3][r_lo])), scale);
+    m_hi = mul_rn(fmaxf(fmaxf(maxima[0][r_hi], maxima[1][r_hi]), fmaxf(maxima[2][r_hi], maxima[3][r_hi])), scale);
+    if (busy) {
+      uint32_t mine[2][4];
+      const Pair e = exponentials(s, mine, scale, m_lo, m_hi, lane);
+      UNROLL for (int i = 0; i < 8; i++) probs[warp][lane][i] = mine[i >> 2][i & 3];
+      if ((lane & 3) == 0) {
+        sums[warp][r_lo] = e.lo;
+        sums[warp][r_hi] = e.hi;
+      }
+    }
+    if (deep) copy_wait<2>();
+    else copy_wait<1>();
+    sync_block();  // the values and the exponentials are there
+    uint32_t a[8][4];
+    Pair l = {0.f, 0.f};
+    UNROLL for (int w = 0; w < 4; w++) {
+      if (w >= blocks) continue;
+      UNROLL for (int i = 0; i < 8; i++) a[w * 2 + (i >> 2)][i & 3] = probs[w][lane][i];
+      l.lo = add_rn(l.lo, sums[w][r_lo]);
+      l.hi = add_rn(l.hi, sums[w][r_hi]);
+    }
+    float acc[N][4] = {};
+    weigh<D, N>(acc, a, blocks * 2, shared + v_slot * kTile, warp * (D / 4), lane);
+    k_slot = next_slot;
+    if (p.walk < p.partitions) {
+      UNROLL for (int h = 0; h < 2; h++) {
+        const int r = h ? r_hi : r_lo;
+        if (r >= rows) continue;
+        float *to = partial_at<D>(p, b, kv_head, s0 / kPartition, r);
+        if (warp == 0 && (lane & 3) == 0) {
+          to[0] = h ? m_hi : m_lo;
+          to[1] = h ? l.hi : l.lo;
+        }
+        UNROLL for (int i = 0; i < N; i++) {
+          to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2] = acc[i][h * 2];
+          to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2 + 1] = acc[i][h * 2 + 1];
+        }
+      }
+      continue;
+    }
+    const Merge f_lo = merge(run_lo, m_lo, l.lo), f_hi = merge(run_hi, m_hi, l.hi);
+    UNROLL for (int i = 0; i < N; i++) {
+      out[i][0] = merged(out[i][0], acc[i][0], f_lo);
+      out[i][1] = merged(out[i][1], acc[i][1], f_lo);
+      out[i][2] = merged(out[i][2], acc[i][2], f_hi);
+      out[i][3] = merged(out[i][3], acc[i][3], f_hi);
     }
   }
   copy_wait<0>();
-  sync_block();
-  const int blocks = padded / 32;
-  uint32_t a[8][4];
-  Pair l = {0.f, 0.f};
-  UNROLL for (int w = 0; w < 4; w++) {
-    if (w >= blocks) continue;
-    UNROLL for (int i = 0; i < 8; i++) a[w * 2 + (i >> 2)][i & 3] = probs[w][lane][i];
-    l.lo = add_rn(l.lo, sums[w][r_lo]);
-    l.hi = add_rn(l.hi, sums[w][r_hi]);
-  }
-  constexpr int N = D / 32;  // n8 tiles a warp
-  float acc[N][4] = {};
-  weigh<D, N>(acc, a, blocks * 2, v_shared, warp * (D / 4), lane);
+  if (p.walk < p.partitions) return;
   UNROLL for (int h = 0; h < 2; h++) {
     const int r = h ? r_hi : r_lo;
     if (r >= rows) continue;
-    float *out = partial_at<D>(p, b, kv_head, part, r);
-    if (warp == 0 && (lane & 3) == 0) {
-      out[0] = h ? m_hi : m_lo;
-      out[1] = h ? l.hi : l.lo;
-    }
+    const float sum = h ? run_hi.l : run_lo.l, inv = sum > 0.f ? 1.f / sum : 0.f;
+    const int64_t at = (span.first + r / group) * p.out_stride + int64_t(kv_head * group + r % group) * D + warp * (D / 4) + (lane & 3) * 2;
     UNROLL for (int i = 0; i < N; i++) {
-      out[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2] = acc[i][h * 2];
-      out[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2 + 1] = acc[i][h * 2 + 1];
+      store(p.out, p.out_dt, at + i * 8, mul_rn(out[i][h * 2], inv));
+      store(p.out, p.out_dt, at + i * 8 + 1, mul_rn(out[i][h * 2 + 1], inv));
     }
   }
 }
@@ -295,12 +343,22 @@ template <int D> DEVICE void join(const AttentionParams &p) {
   const Span span = paged_span(p, b);
   if (row >= span.rows * group || span.rows * group > p.split_rows) return;
   const int parts = (span.visible(row / group) + kPartition - 1) / kPartition;
+  constexpr int kBatch = 9;  // results under way at a time
   Running run;
   float out = 0.f;
-  for (int i = 0; i < parts; i++) {
-    const float *in = partial_at<D>(p, b, kv_head, i, row);
-    const Merge f = merge(run, in[0], in[1]);
-    out = merged(out, in[2 + d], f);
+  for (int i0 = 0; i0 < parts; i0 += kBatch) {
+    float m[kBatch], l[kBatch], o[kBatch];
+    UNROLL for (int i = 0; i < kBatch; i++) {
+      const float *in = partial_at<D>(p, b, kv_head, min(i0 + i, parts - 1), row);
+      m[i] = in[0];
+      l[i] = in[1];
+      o[i] = in[2 + d];
+    }
+    UNROLL for (int i = 0; i < kBatch; i++) {
+      if (i0 + i >= parts) break;
+      const Merge f = merge(run, m[i], l[i]);
+      out = merged(out, o[i], f);
+    }
   }
   const float inv = run.l > 0.f ? 1.f / run.l : 0.f;
   store(p.out, p.out_dt, (span.first + row / group) * p.out_stride + int64_t(kv_head * group + row % group) * D + d, mul_rn(out, inv));
@@ -327,7 +385,7 @@ template <int D> DEVICE void walk_segment(const AttentionParams &p) {
 
 }  // namespace
 
-// Shared bytes: 2 * 128 * D * 2.
+// Shared bytes: 2 * 128 * D * 2, split p.slots * 128 * D * 2.
 KERNEL(attention_walk_64, AttentionParams, 128, 2) { walk_paged<64>(p); }
 KERNEL(attention_walk_128, AttentionParams, 128, 2) { walk_paged<128>(p); }
 KERNEL(attention_split_64, AttentionParams, 128, 2) { split<64>(p); }

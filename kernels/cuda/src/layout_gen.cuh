@@ -62,8 +62,9 @@ static_assert(__builtin_offsetof(VisionEmbedParams, rows) == 52, "VisionEmbedPar
 static_assert(__builtin_offsetof(VisionEmbedParams, cols) == 56, "VisionEmbedParams.cols: offset");
 static_assert(__builtin_offsetof(VisionEmbedParams, out_dt) == 60, "VisionEmbedParams.out_dt: offset");
 static_assert(__builtin_offsetof(VisionEmbedParams, x_dt) == 64, "VisionEmbedParams.x_dt: offset");
+static_assert(__builtin_offsetof(VisionEmbedParams, vec) == 68, "VisionEmbedParams.vec: offset");
 #endif
-static_assert(sizeof(PixelShuffleParams) == 56, "PixelShuffleParams: size");
+static_assert(sizeof(PixelShuffleParams) == 64, "PixelShuffleParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(PixelShuffleParams, out) == 0, "PixelShuffleParams.out: offset");
 static_assert(__builtin_offsetof(PixelShuffleParams, x) == 8, "PixelShuffleParams.x: offset");
@@ -75,6 +76,7 @@ static_assert(__builtin_offsetof(PixelShuffleParams, factor) == 40, "PixelShuffl
 static_assert(__builtin_offsetof(PixelShuffleParams, cols) == 44, "PixelShuffleParams.cols: offset");
 static_assert(__builtin_offsetof(PixelShuffleParams, dt) == 48, "PixelShuffleParams.dt: offset");
 static_assert(__builtin_offsetof(PixelShuffleParams, version) == 52, "PixelShuffleParams.version: offset");
+static_assert(__builtin_offsetof(PixelShuffleParams, vec) == 56, "PixelShuffleParams.vec: offset");
 #endif
 static_assert(sizeof(RopeParams) == 72, "RopeParams: size");
 #ifdef MC_SIM
@@ -107,7 +109,7 @@ static_assert(__builtin_offsetof(KVStoreParams, k_dt) == 68, "KVStoreParams.k_dt
 static_assert(__builtin_offsetof(KVStoreParams, v_dt) == 72, "KVStoreParams.v_dt: offset");
 static_assert(__builtin_offsetof(KVStoreParams, cache_dt) == 76, "KVStoreParams.cache_dt: offset");
 #endif
-static_assert(sizeof(QKRopeStoreParams) == 152, "QKRopeStoreParams: size");
+static_assert(sizeof(QKRopeStoreParams) == 160, "QKRopeStoreParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(QKRopeStoreParams, q) == 0, "QKRopeStoreParams.q: offset");
 static_assert(__builtin_offsetof(QKRopeStoreParams, k) == 8, "QKRopeStoreParams.k: offset");
@@ -133,6 +135,8 @@ static_assert(__builtin_offsetof(QKRopeStoreParams, factor) == 136, "QKRopeStore
 static_assert(__builtin_offsetof(QKRopeStoreParams, round_first) == 140, "QKRopeStoreParams.round_first: offset");
 static_assert(__builtin_offsetof(QKRopeStoreParams, section1) == 144, "QKRopeStoreParams.section1: offset");
 static_assert(__builtin_offsetof(QKRopeStoreParams, section2) == 148, "QKRopeStoreParams.section2: offset");
+static_assert(__builtin_offsetof(QKRopeStoreParams, warps) == 152, "QKRopeStoreParams.warps: offset");
+static_assert(__builtin_offsetof(QKRopeStoreParams, vec) == 156, "QKRopeStoreParams.vec: offset");
 #endif
 static_assert(sizeof(KVCopyParams) == 40, "KVCopyParams: size");
 #ifdef MC_SIM
@@ -188,19 +192,25 @@ static_assert(__builtin_offsetof(LinearParams, gated) == 120, "LinearParams.gate
 static_assert(__builtin_offsetof(LinearParams, group) == 124, "LinearParams.group: offset");
 static_assert(__builtin_offsetof(LinearParams, vec) == 128, "LinearParams.vec: offset");
 #endif
-static_assert(sizeof(LinearMapParams) == 448, "LinearMapParams: size");
+static_assert(sizeof(LinearTileParams) == 704, "LinearTileParams: size");
 #ifdef MC_SIM
-static_assert(__builtin_offsetof(LinearMapParams, x_map) == 0, "LinearMapParams.x_map: offset");
-static_assert(__builtin_offsetof(LinearMapParams, w_map) == 128, "LinearMapParams.w_map: offset");
-static_assert(__builtin_offsetof(LinearMapParams, linear) == 256, "LinearMapParams.linear: offset");
+static_assert(__builtin_offsetof(LinearTileParams, x_map) == 0, "LinearTileParams.x_map: offset");
+static_assert(__builtin_offsetof(LinearTileParams, w_map) == 128, "LinearTileParams.w_map: offset");
+static_assert(__builtin_offsetof(LinearTileParams, out_map) == 256, "LinearTileParams.out_map: offset");
+static_assert(__builtin_offsetof(LinearTileParams, residual_map) == 384, "LinearTileParams.residual_map: offset");
+static_assert(__builtin_offsetof(LinearTileParams, linear) == 512, "LinearTileParams.linear: offset");
+static_assert(__builtin_offsetof(LinearTileParams, finish) == 648, "LinearTileParams.finish: offset");
 #endif
 static_assert(sizeof(LinearStreamParams) == 320, "LinearStreamParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(LinearStreamParams, x_map) == 0, "LinearStreamParams.x_map: offset");
 static_assert(__builtin_offsetof(LinearStreamParams, linear) == 128, "LinearStreamParams.linear: offset");
-static_assert(__builtin_offsetof(LinearStreamParams, passes) == 264, "LinearStreamParams.passes: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, norm) == 264, "LinearStreamParams.norm: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, passes) == 272, "LinearStreamParams.passes: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, eps) == 276, "LinearStreamParams.eps: offset");
+static_assert(__builtin_offsetof(LinearStreamParams, round_first) == 280, "LinearStreamParams.round_first: offset");
 #endif
-static_assert(sizeof(AttentionParams) == 168, "AttentionParams: size");
+static_assert(sizeof(AttentionParams) == 176, "AttentionParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(AttentionParams, out) == 0, "AttentionParams.out: offset");
 static_assert(__builtin_offsetof(AttentionParams, q) == 8, "AttentionParams.q: offset");
@@ -227,14 +237,16 @@ static_assert(__builtin_offsetof(AttentionParams, kv_dt) == 144, "AttentionParam
 static_assert(__builtin_offsetof(AttentionParams, partitions) == 148, "AttentionParams.partitions: offset");
 static_assert(__builtin_offsetof(AttentionParams, partial_rows) == 152, "AttentionParams.partial_rows: offset");
 static_assert(__builtin_offsetof(AttentionParams, split_rows) == 156, "AttentionParams.split_rows: offset");
-static_assert(__builtin_offsetof(AttentionParams, scale) == 160, "AttentionParams.scale: offset");
+static_assert(__builtin_offsetof(AttentionParams, walk) == 160, "AttentionParams.walk: offset");
+static_assert(__builtin_offsetof(AttentionParams, slots) == 164, "AttentionParams.slots: offset");
+static_assert(__builtin_offsetof(AttentionParams, scale) == 168, "AttentionParams.scale: offset");
 #endif
 static_assert(sizeof(AttentionMapParams) == 448, "AttentionMapParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(AttentionMapParams, k_map) == 0, "AttentionMapParams.k_map: offset");
 static_assert(__builtin_offsetof(AttentionMapParams, v_map) == 128, "AttentionMapParams.v_map: offset");
 static_assert(__builtin_offsetof(AttentionMapParams, attention) == 256, "AttentionMapParams.attention: offset");
-static_assert(__builtin_offsetof(AttentionMapParams, row0) == 424, "AttentionMapParams.row0: offset");
+static_assert(__builtin_offsetof(AttentionMapParams, row0) == 432, "AttentionMapParams.row0: offset");
 #endif
 static_assert(sizeof(ArgMaxParams) == 56, "ArgMaxParams: size");
 #ifdef MC_SIM

@@ -31,15 +31,15 @@ DEVICE int fragment_at(int k, int lane) {
   return (lane >> 3 & 1) * 1024 + r * 128 + (((k * 2 + (lane >> 4)) ^ r) << 4);
 }
 
-// Finishes one output: y is the sum, n its column.
-DEVICE float finish(const LinearParams &p, int64_t row, int n, float y) {
+// Finishes one output: y is the sum, n its column, r the residual.
+DEVICE float finish_value(const LinearParams &p, int n, float y, float r) {
   if (p.bias) y = add_rn(y, static_cast<const float *>(p.bias)[n]);
   y = activate(y, p.act);
-  if (p.residual) {
-    const float r = load(p.residual, p.out_dt, row * p.residual_stride + n);
-    y = p.layer_scale ? fmaf(static_cast<const float *>(p.layer_scale)[n], y, r) : add_rn(r, y);
-  }
+  if (p.residual) y = p.layer_scale ? fmaf(static_cast<const float *>(p.layer_scale)[n], y, r) : add_rn(r, y);
   return y;
+}
+DEVICE float finish(const LinearParams &p, int64_t row, int n, float y) {
+  return finish_value(p, n, y, p.residual ? load(p.residual, p.out_dt, row * p.residual_stride + n) : 0.f);
 }
 
 // What becomes of a gated weight's tiles.
@@ -68,12 +68,9 @@ DEVICE void write_pair(const LinearParams &p, int64_t row, int n, float y0, floa
 
 // silu(g)*u; the two are rounded to the output's type first, as the separate
 // operations would round them.
+DEVICE float gated_bf16(float g, float u) { return silu(round_bf16(g)) * round_bf16(u); }
 DEVICE float gated_product(const LinearParams &p, float g, float u) {
-  if (p.out_dt == DT_BF16) {
-    g = round_bf16(g);
-    u = round_bf16(u);
-  }
-  return silu(g) * u;
+  return p.out_dt == DT_BF16 ? gated_bf16(g, u) : silu(g) * u;
 }
 
 // Writes silu(g)*u, output n of a row of a gated weight.

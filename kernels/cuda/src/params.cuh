@@ -74,6 +74,7 @@ struct VisionEmbedParams {
   i32 cols;
   i32 out_dt;
   i32 x_dt;
+  i32 vec;
 };
 
 struct PixelShuffleParams {
@@ -87,6 +88,7 @@ struct PixelShuffleParams {
   i32 cols;
   i32 dt;
   i32 version;
+  i32 vec;
 };
 
 struct RopeParams {
@@ -121,7 +123,7 @@ struct KVStoreParams {
   i32 cache_dt;
 };
 
-// q/k-norm, rotation and cache store of a fused projection's rows.
+// q/k-norm, rotation and cache store of a fused projection's rows. warps: of a token.
 struct QKRopeStoreParams {
   ptr q;
   ptr k;
@@ -147,6 +149,8 @@ struct QKRopeStoreParams {
   i32 round_first;
   i32 section1;
   i32 section2;
+  i32 warps;
+  i32 vec;
 };
 
 struct KVCopyParams {
@@ -205,18 +209,25 @@ struct LinearParams {
   i32 vec;
 };
 
-// LinearParams with the operands as tensor maps (sm_90a).
-struct LinearMapParams {
+// LinearParams with all tensors as maps (sm_90a): results and residual are boxes of 64 rows.
+struct LinearTileParams {
   tensormap x_map;
   tensormap w_map;
+  tensormap out_map;
+  tensormap residual_map;
   LinearParams linear;
+  i32 finish;
 };
 
-// LinearParams for the streaming kernels of a few rows (sm_90a).
+// LinearParams for the streaming kernels of a few rows (sm_90a), and the RMSNorm in
+// front of a single row (norm: its weight, or null).
 struct LinearStreamParams {
   tensormap x_map;
   LinearParams linear;
+  ptr norm;
   i32 passes;
+  f32 eps;
+  i32 round_first;
 };
 
 struct AttentionParams {
@@ -245,6 +256,8 @@ struct AttentionParams {
   i32 partitions;
   i32 partial_rows;
   i32 split_rows;
+  i32 walk;
+  i32 slots;
   f32 scale;
 };
 

@@ -57,58 +57,123 @@ KERNEL(kv_store, KVStoreParams, 256, 1) {
   }
 }
 
-// One warp a head of a token: RMSNorm of q and k heads, rotation, q in place, k and v to the cache.
-// bf16 rows; intermediate results are rounded as the separate operations round them.
-KERNEL(qk_rope_store, QKRopeStoreParams, 128, 1) {
-  overlap_next();
-  wait_previous();
-  const int lane = thread_x & 31, heads = p.q_heads + 2 * p.kv_heads;
-  const int64_t w = int64_t(block_x) * 4 + (thread_x >> 5);
-  if (w >= int64_t(p.tokens) * heads) return;
-  const int t = int(w / heads), h = int(w % heads), d = p.head_dim, half = d / 2;
-  const int slot = static_cast<const int32_t *>(p.slots)[t];
-  if (h >= p.q_heads + p.kv_heads) {
-    const int head = h - p.q_heads - p.kv_heads;
-    if (slot < 0) return;
-    const bf16 *v = static_cast<const bf16 *>(p.v) + t * p.v_stride + int64_t(head) * d;
-    const int64_t to = cache_index(slot, 1, head, p.kv_heads, d, p.block_elements);
-    for (int i = lane; i < d; i += 32) store(p.cache, p.cache_dt, to + i, from_bf16(v[i]));
+namespace {
+
+// Two neighbouring elements.
+DEVICE void load2(const bf16 *x, bool vec, float *v) {
+  const uint32_t pair = vec ? *reinterpret_cast<const uint32_t *>(x) : x[0] | uint32_t(x[1]) << 16;
+  v[0] = low_bf16(pair);
+  v[1] = high_bf16(pair);
+}
+DEVICE void store2(void *x, int dt, int64_t at, bool vec, const float *v) {
+  if (vec && dt == DT_BF16) {
+    *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(x) + at) = pack_bf16(v[0], v[1]);
     return;
   }
-  const bool is_q = h < p.q_heads;
-  const int head = is_q ? h : h - p.q_heads;
-  bf16 *x = is_q ? static_cast<bf16 *>(p.q) + t * p.q_stride + int64_t(head) * d : static_cast<bf16 *>(p.k) + t * p.k_stride + int64_t(head) * d;
-  const float *weight = static_cast<const float *>(is_q ? p.q_weight : p.k_weight), *freq = static_cast<const float *>(p.inv_freq);
-  float inv = 1.f;
-  if (weight) {
-    // The order of rmsnorm_warp: lane l adds columns 8l..8l+7, then the lanes' tree.
-    float s = 0.f;
-    for (int c = lane * 8; c < d; c += 256)
-      for (int j = 0; j < 8 && c + j < d; j++) {
-        const float f = from_bf16(x[c + j]);
-        s = fmaf(f, f, s);
+  store(x, dt, at, v[0]);
+  store(x, dt, at + 1, v[1]);
+}
+
+}  // namespace
+
+// RMSNorm of q and k heads, rotation, q in place, k and v to the cache. bf16 rows; intermediate results
+// are rounded as the separate operations round them. p.warps warps share the heads of a token; a lane
+// holds the pairs (i, i + D/2) with i = 2 lane, 2 lane + 1, and their angles, 64 on and so on. D is a
+// multiple of 4.
+KERNEL(qk_rope_store, QKRopeStoreParams, 128, 7) {
+  constexpr int kRuns = 2;  // of 64 pairs, of a head of 256
+  overlap_next();
+  const int lane = thread_x & 31, heads = p.q_heads + 2 * p.kv_heads, d = p.head_dim, half = d / 2;
+  const int64_t warp = int64_t(block_x) * 4 + (thread_x >> 5);
+  if (warp >= int64_t(p.tokens) * p.warps) return;
+  const int t = int(warp / p.warps);
+  const bool vec = p.vec;
+  const float *freq = static_cast<const float *>(p.inv_freq);
+  // Constants are read before the kernel in front has ended. Weights: [q, k][low, high half].
+  const bool norm[2] = {p.q_weight != nullptr, p.k_weight != nullptr};
+  float f[kRuns][2], w[2][2][kRuns][2] = {};
+  UNROLL for (int n = 0; n < kRuns; n++)
+    UNROLL for (int j = 0; j < 2; j++) {
+      const int i = lane * 2 + n * 64 + j;
+      if (i >= half) continue;
+      f[n][j] = freq[i];
+      UNROLL for (int k = 0; k < 2; k++) {
+        const float *weight = static_cast<const float *>(k ? p.k_weight : p.q_weight);
+        if (!norm[k]) continue;
+        w[k][0][n][j] = weight[i];
+        w[k][1][n][j] = weight[i + half];
       }
-    s = warp_sum(s, lane);
-    inv = 1.f / sqrtf(s / d + p.eps);
-  }
-  auto normed = [&](int c) {
-    float y = from_bf16(x[c]);
-    if (!weight) return y;
-    y = mul_rn(y, inv);
-    if (p.round_first) y = round_bf16(y);
-    return round_bf16(mul_rn(y, weight[c]));
-  };
-  sync_warp();
-  for (int i = lane; i < half; i += 32) {
-    const Angle a = angle(position(static_cast<const int32_t *>(p.positions), p.pos_stride, t, i, p.section1, p.section2), freq[i], p.factor);
-    const float u = normed(i), v = normed(i + half);
-    const float lo = fmaf(u, a.c, -mul_rn(v, a.s)), hi = fmaf(v, a.c, mul_rn(u, a.s));
-    x[i] = to_bf16(lo);
-    x[i + half] = to_bf16(hi);
-    if (!is_q && slot >= 0) {
+    }
+  wait_previous();
+  const int slot = static_cast<const int32_t *>(p.slots)[t];
+  Angle turn[kRuns][2];
+  UNROLL for (int n = 0; n < kRuns; n++)
+    UNROLL for (int j = 0; j < 2; j++) {
+      const int i = lane * 2 + n * 64 + j;
+      if (i < half) turn[n][j] = angle(position(static_cast<const int32_t *>(p.positions), p.pos_stride, t, i, p.section1, p.section2), f[n][j], p.factor);
+    }
+  for (int h = int(warp % p.warps); h < heads; h += p.warps) {
+    if (h >= p.q_heads + p.kv_heads) {
+      const int head = h - p.q_heads - p.kv_heads;
+      if (slot < 0) continue;
+      const bf16 *v = static_cast<const bf16 *>(p.v) + t * p.v_stride + int64_t(head) * d;
+      const int64_t to = cache_index(slot, 1, head, p.kv_heads, d, p.block_elements);
+      if (vec) {
+        float e[8];
+        if (lane * 8 >= d) continue;
+        load8(v, DT_BF16, lane * 8, e);
+        store8(p.cache, p.cache_dt, to + lane * 8, e);
+      } else {
+        for (int i = lane; i < d; i += 32) store(p.cache, p.cache_dt, to + i, from_bf16(v[i]));
+      }
+      continue;
+    }
+    const bool is_q = h < p.q_heads;
+    const int head = is_q ? h : h - p.q_heads;
+    const bool weighted = is_q ? norm[0] : norm[1];
+    bf16 *x = is_q ? static_cast<bf16 *>(p.q) + t * p.q_stride + int64_t(head) * d : static_cast<bf16 *>(p.k) + t * p.k_stride + int64_t(head) * d;
+    float lo[kRuns][2], hi[kRuns][2];
+    UNROLL for (int n = 0; n < kRuns; n++) {
+      const int i = lane * 2 + n * 64;
+      if (i >= half) continue;
+      load2(x + i, vec, lo[n]);
+      load2(x + half + i, vec, hi[n]);
+    }
+    float inv = 1.f;
+    if (weighted) {
+      // The order of rmsnorm_warp: lane l adds columns 8l..8l+7, then the lanes' tree.
+      float s = 0.f;
+      if (lane * 8 < d) {
+        float e[8];
+        if (vec) load8(x, DT_BF16, lane * 8, e);
+        else
+          for (int j = 0; j < 8; j++) e[j] = lane * 8 + j < d ? from_bf16(x[lane * 8 + j]) : 0.f;
+        UNROLL for (int j = 0; j < 8; j++) s = fmaf(e[j], e[j], s);
+      }
+      s = warp_sum(s, lane);
+      inv = 1.f / sqrtf(s / d + p.eps);
+    }
+    auto normed = [&](float y, float weight) {
+      if (!weighted) return y;
+      y = mul_rn(y, inv);
+      if (p.round_first) y = round_bf16(y);
+      return round_bf16(mul_rn(y, weight));
+    };
+    sync_warp();  // all lanes have read the head
+    UNROLL for (int n = 0; n < kRuns; n++) {
+      const int i = lane * 2 + n * 64;
+      if (i >= half) continue;
+      UNROLL for (int j = 0; j < 2; j++) {
+        const float u = normed(lo[n][j], is_q ? w[0][0][n][j] : w[1][0][n][j]), v = normed(hi[n][j], is_q ? w[0][1][n][j] : w[1][1][n][j]);
+        lo[n][j] = round_bf16(fmaf(u, turn[n][j].c, -mul_rn(v, turn[n][j].s)));
+        hi[n][j] = round_bf16(fmaf(v, turn[n][j].c, mul_rn(u, turn[n][j].s)));
+      }
+      store2(x, DT_BF16, i, vec, lo[n]);
+      store2(x, DT_BF16, i + half, vec, hi[n]);
+      if (is_q || slot < 0) continue;
       const int64_t to = cache_index(slot, 0, head, p.kv_heads, d, p.block_elements);
-      store(p.cache, p.cache_dt, to + i, round_bf16(lo));
-      store(p.cache, p.cache_dt, to + i + half, round_bf16(hi));
+      store2(p.cache, p.cache_dt, to + i, vec, lo[n]);
+      store2(p.cache, p.cache_dt, to + i + half, vec, hi[n]);
     }
   }
 }

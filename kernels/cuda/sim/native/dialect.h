@@ -41,6 +41,8 @@ template <int N> DEVICE void copy_wait() { sim::copy_wait(N); }
 DEVICE void overlap_next() {}
 DEVICE void wait_previous() {}
 DEVICE float exp2_fast(float x) { return exp2f(x); }
+DEVICE float reciprocal_fast(float x) { return 1.f / x; }
+DEVICE float min_nan(float a, float b) { return a != a || a < b ? a : b; }
 DEVICE float add_rn(float a, float b) { volatile float r = a + b; return r; }
 DEVICE float mul_rn(float a, float b) { volatile float r = a * b; return r; }
 DEVICE uint32_t pack_bf16(float lo, float hi) {
