@@ -79,17 +79,18 @@ type tileKernel struct {
 
 // tileCost is what a variant's time is made of, in nanoseconds (docs/kernels.md).
 type tileCost struct {
-	launch float64 // once
-	tile   float64 // a wave of tiles
-	step   float64 // 64 columns of k of a wave
-	load   float64 // the same, as far as multiprocessors are busy: the clock sinks
+	launch float64              // once
+	tile   float64              // a wave of tiles
+	step   float64              // 64 columns of k of a wave
+	load   float64              // the same, as far as multiprocessors are busy: the clock sinks
+	finish [numFinishes]float64 // a wave's results
 }
 
 var tileKernels = [...]tileKernel{
-	{kLinearCoop192x192, "coop192x192", 192, 192, 4, 1, 512, false, tileCost{0, 5636, 592, 247}},
-	{kLinearCoop128x128, "coop128x128", 128, 128, 6, 1, 384, false, tileCost{2351, 2627, 212, 231}},
-	{kLinearCoop128x256Pair, "coop128x256pair", 128, 256, 4, 2, 384, false, tileCost{1589, 5497, 490, 295}},
-	{kLinearTurns128x192, "turns128x192", 128, 192, 4, 1, 384, true, tileCost{8691, 1635, 215, 391}},
+	{kLinearCoop192x192, "coop192x192", 192, 192, 4, 1, 512, false, tileCost{817, 2677, 525, 323, [...]float64{2312, 203, 2312, 1738, 904}}},
+	{kLinearCoop128x128, "coop128x128", 128, 128, 6, 1, 384, false, tileCost{2063, 191, 343, 95, [...]float64{1978, 803, 1757, 1978, 0}}},
+	{kLinearCoop128x256Pair, "coop128x256pair", 128, 256, 4, 2, 384, false, tileCost{2186, 1727, 391, 408, [...]float64{3835, 0, 1909, 2848, 3835}}},
+	{kLinearTurns128x192, "turns128x192", 128, 192, 4, 1, 384, true, tileCost{4849, 1035, 266, 350, [...]float64{0, 248, 3676, 1594, 1225}}},
 }
 
 // shared is the dynamic shared memory of the variant: the ring, and the results of
@@ -109,10 +110,10 @@ func (t tileKernel) tiles(rows, n int) int {
 }
 
 // time estimates a product on a device of sms multiprocessors.
-func (t tileKernel) time(rows, n, k, sms int) float64 {
+func (t tileKernel) time(rows, n, k, sms int, finish int32) float64 {
 	tiles, at := t.tiles(rows, n), sms/t.ctas
 	waves, steps := float64((tiles+at-1)/at), float64((k+63)/64)
-	return t.cost.launch + waves*(t.cost.tile+steps*t.cost.step) + float64(tiles)/float64(at)*steps*t.cost.load
+	return t.cost.launch + waves*(t.cost.tile+t.cost.finish[finish]+steps*t.cost.step) + float64(tiles)/float64(at)*steps*t.cost.load
 }
 
 // What becomes of the sums (src/linear_tile.cu).
@@ -122,6 +123,7 @@ const (
 	finishGELU
 	finishResidual
 	finishGated
+	numFinishes
 )
 
 // finishOf chooses the fastest way that does what p asks.
@@ -156,7 +158,7 @@ func (b *Backend) chooseTile(p *linearParams, finish int32) int {
 		if !t.finishes(finish) {
 			continue
 		}
-		if ns := t.time(int(p.Rows), int(p.N), int(p.KPadded), b.sms); i == 0 || ns < bestTime {
+		if ns := t.time(int(p.Rows), int(p.N), int(p.KPadded), b.sms, finish); i == 0 || ns < bestTime {
 			best, bestTime = i, ns
 		}
 	}
