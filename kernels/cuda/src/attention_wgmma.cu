@@ -47,24 +47,27 @@ struct Plan {
   Sequence sequences[kMaxSequences];
 };
 
+// Tells the compiler that all lanes have the same value.
+DEVICE int uniform(int x) { return int(shuffle(uint32_t(x), 0)); }
+
 // Walks the items of a cta; every warp does so alike.
 template <int TILE, bool PAGED> struct Items {
   const Plan &plan;
   int round = 0;
 
   METHOD bool next(Item &item) {
-    const int heads = plan.heads, of_tile = plan.count * heads;
+    const int heads = uniform(plan.heads), of_tile = uniform(plan.count) * heads, most = uniform(plan.tiles) * of_tile;
+    item.group = PAGED ? uniform(plan.group) : 1;
     for (;;) {
       const int i = round * grid_x + (round & 1 ? grid_x - 1 - block_x : block_x);
       round++;
-      if (i >= plan.tiles * of_tile) return false;
+      if (i >= most) return false;
       const int t = i / of_tile, j = i - t * of_tile;
       const Sequence &s = plan.sequences[j / heads];
-      item.group = PAGED ? plan.group : 1;
-      item.rows = s.rows * item.group;
+      item.span = {uniform(s.first), uniform(s.rows), uniform(s.keys), PAGED};
+      item.rows = item.span.rows * item.group;
       const int own = (item.rows + TILE - 1) / TILE;
       if (t >= own) continue;
-      item.span = {s.first, s.rows, s.keys, PAGED};
       item.index = s.index;
       item.head = j % heads;
       item.row0 = (PAGED ? own - 1 - t : t) * TILE;
@@ -99,10 +102,19 @@ DEVICE float quad_sum(float v, int lane) {
   return add_rn(v, shuffle_xor(v, 2, lane));
 }
 
+// Ends the piece of code that the compiler schedules as one: it sees a way out, which
+// no launch takes. Left to itself it has each exponential's sum wait for it at once,
+// which takes twice as long as the exponentials.
+DEVICE void part(const AttentionParams &p) {
+#ifndef MC_SIM
+  asm volatile("{\n.reg .pred p;\nsetp.lt.s32 p, %0, 0;\n@p exit;\n}" ::"r"(p.sequences));
+#endif
+}
+
 // The softmax of a warp's 16 rows over B blocks of 32 keys: s[(b*4 + n)*4 + i] is a score of
 // row lane/4 (i < 2) or lane/4 + 8, key b*32 + n*8 + lane%4*2 + i%2. Exponentials become
 // A fragments of 16 keys each; m and l are the rows' maxima and sums.
-template <int B, bool MASK> DEVICE void softmax(float (&s)[B * 16], uint32_t (&a)[B * 2][4], float scale, int limit_lo, int limit_hi, int lane, float &m_lo, float &m_hi, float &l_lo, float &l_hi) {
+template <int B, bool MASK> DEVICE void softmax(float (&s)[B * 16], uint32_t (&a)[B * 2][4], const AttentionParams &p, float scale, int limit_lo, int limit_hi, int lane, float &m_lo, float &m_hi, float (&sum_lo)[B], float (&sum_hi)[B]) {
   if (MASK) {
     UNROLL for (int j = 0; j < B * 4; j++)
       UNROLL for (int i = 0; i < 4; i++)
@@ -116,22 +128,39 @@ template <int B, bool MASK> DEVICE void softmax(float (&s)[B * 16], uint32_t (&a
   m_lo = mul_rn(quad_max(m_lo, lane), scale);
   m_hi = mul_rn(quad_max(m_hi, lane), scale);
   const float off_lo = m_lo == -INFINITY ? 0.f : -m_lo, off_hi = m_hi == -INFINITY ? 0.f : -m_hi;
+  auto exponentials = [&](int b) {
+    UNROLL for (int i = 0; i < 16; i++) s[b * 16 + i] = exp2_fast(fmaf(s[b * 16 + i], scale, i & 2 ? off_hi : off_lo));
+    pin(s);
+  };
+  exponentials(0);
   UNROLL for (int b = 0; b < B; b++) {
-    float sum_lo, sum_hi;
+    if (!MASK) part(p);
+    if (b + 1 < B) exponentials(b + 1);
     UNROLL for (int n = 0; n < 4; n++) {
       const float *t = s + (b * 4 + n) * 4;
-      const float e0 = exp2_fast(fmaf(t[0], scale, off_lo)), e1 = exp2_fast(fmaf(t[1], scale, off_lo));
-      const float e2 = exp2_fast(fmaf(t[2], scale, off_hi)), e3 = exp2_fast(fmaf(t[3], scale, off_hi));
-      sum_lo = n == 0 ? add_rn(e0, e1) : add_rn(sum_lo, add_rn(e0, e1));
-      sum_hi = n == 0 ? add_rn(e2, e3) : add_rn(sum_hi, add_rn(e2, e3));
-      a[b * 2 + (n >> 1)][(n & 1) * 2] = pack_bf16(e0, e1);
-      a[b * 2 + (n >> 1)][(n & 1) * 2 + 1] = pack_bf16(e2, e3);
+      const float lo = add_rn(t[0], t[1]), hi = add_rn(t[2], t[3]);
+      sum_lo[b] = n == 0 ? lo : add_rn(sum_lo[b], lo);
+      sum_hi[b] = n == 0 ? hi : add_rn(sum_hi[b], hi);
+      a[b * 2 + (n >> 1)][(n & 1) * 2] = pack_bf16(t[0], t[1]);
+      a[b * 2 + (n >> 1)][(n & 1) * 2 + 1] = pack_bf16(t[2], t[3]);
     }
-    sum_lo = quad_sum(sum_lo, lane);
-    sum_hi = quad_sum(sum_hi, lane);
-    l_lo = b == 0 ? sum_lo : add_rn(l_lo, sum_lo);
-    l_hi = b == 0 ? sum_hi : add_rn(l_hi, sum_hi);
   }
+}
+
+// merge of attention.cuh without branches, which would part the warps while products run.
+DEVICE Merge merge_all(Running &r, float m, float l) {
+  const float top = fmaxf(r.m, m), old_scale = exp2_fast(add_rn(r.m, -top)), new_scale = exp2_fast(add_rn(m, -top));
+  const Merge f = {m == -INFINITY ? 1.f : r.m == -INFINITY ? 0.f : old_scale, m == -INFINITY ? 0.f : new_scale};
+  r.l = fmaf(l, f.new_scale, mul_rn(r.l, f.old_scale));
+  r.m = top;
+  return f;
+}
+
+// The sum of a row's exponentials, of a lane's sums over each block of 32 keys.
+template <int B> DEVICE float row_sum(const float (&sums)[B], int lane) {
+  float l = quad_sum(sums[0], lane);
+  UNROLL for (int b = 1; b < B; b++) l = add_rn(l, quad_sum(sums[b], lane));
+  return l;
 }
 
 template <int N> struct Int { static constexpr int value = N; };
@@ -145,7 +174,7 @@ template <int D, int W, int STAGES, bool PAGED, bool ORDER> DEVICE void attend(c
   SHARED uint64_t full[STAGES], empty[STAGES], q_full[W], q_empty[W];
   SHARED Plan plan;
   unsigned char *ring = shared + W * kQueryBytes;
-  const int warpgroup = thread_x >> 7, warp = thread_x >> 5 & 3, lane = thread_x & 31;
+  const int warpgroup = uniform(thread_x >> 7), warp = uniform(thread_x >> 5 & 3), lane = thread_x & 31;
 
   if (thread_x == 0) {
     for (int i = 0; i < STAGES; i++) {
@@ -281,12 +310,12 @@ template <int D, int W, int STAGES, bool PAGED, bool ORDER> DEVICE void attend(c
       if (s0 + kPartition >= own && lane == 0) barrier_arrive(q_empty + consumer);
 
       uint32_t a[B * 2][4];
-      float m_lo, m_hi, l_lo, l_hi;
+      float m_lo, m_hi, sum_lo[B], sum_hi[B];
       if (busy) {
-        softmax<B, MASK>(s, a, scale, limit_lo - s0, limit_hi - s0, lane, m_lo, m_hi, l_lo, l_hi);
+        softmax<B, MASK>(s, a, p, scale, limit_lo - s0, limit_hi - s0, lane, m_lo, m_hi, sum_lo, sum_hi);
       } else {
         m_lo = m_hi = -INFINITY;
-        l_lo = l_hi = 0.f;
+        UNROLL for (int b = 0; b < B; b++) sum_lo[b] = sum_hi[b] = 0.f;
         UNROLL for (int i = 0; i < B * 8; i++) a[i >> 2][i & 3] = 0;
       }
 
@@ -306,7 +335,7 @@ template <int D, int W, int STAGES, bool PAGED, bool ORDER> DEVICE void attend(c
       UNROLL for (int k = 0; k < B * 2; k++) wgmma<MN_MAJOR>(acc, a[k], v_at + k * (16 * 128 / 16), k > 0);
       wgmma_commit();
       pass_products();
-      const Merge f_lo = merge(run_lo, m_lo, l_lo), f_hi = merge(run_hi, m_hi, l_hi);
+      const Merge f_lo = merge_all(run_lo, m_lo, row_sum<B>(sum_lo, lane)), f_hi = merge_all(run_hi, m_hi, row_sum<B>(sum_hi, lane));
       wgmma_wait<0>();
       pin(acc);
       release();
