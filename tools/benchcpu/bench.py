@@ -7,7 +7,7 @@ DIR is what build.sh made. The engines take turns, round by round (A B A B), so 
 both; a ratio is that of the medians over all rounds. llama.cpp's settings are tried once a row and its best kept.
 machine.c measures what the machine can do, before and after. Rows, and what llama.cpp runs for them, are in ROWS.
 """
-import argparse, json, os, platform, re, statistics, subprocess, sys, time
+import argparse, json, os, platform, re, resource, statistics, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -39,11 +39,22 @@ OPTIONS = [("fa", "repack"), ("fa",), ("repack",), ()]
 UNITS = {"pp": "tok/s", "tg": "tok/s", "vit": "tiles/s"}
 
 
+class Failed(Exception):
+    """A program that ended with an error."""
+
+
 def run(cmd):
     p = subprocess.run(cmd, capture_output=True, text=True)
     if p.returncode:
-        raise SystemExit(f"{' '.join(map(str, cmd))}: exit {p.returncode}\n{p.stderr[-1500:]}")
+        raise Failed(f"{' '.join(map(str, cmd))}: exit {p.returncode}\n{p.stderr[-1500:]}")
     return p.stdout
+
+
+def busy():
+    """Processor seconds that the whole machine, and that our finished children, have used so far."""
+    v = [int(x) for x in open("/proc/stat").readline().split()[1:]]
+    r = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (sum(v[:3]) + sum(v[5:8])) / os.sysconf("SC_CLK_TCK"), r.ru_utime + r.ru_stime
 
 
 def median(values):
@@ -54,6 +65,19 @@ class Bench:
     def __init__(self, o, keep):
         self.o = o
         self.keep = keep  # told of the settings tried so far for a row, so that an interruption does not lose them
+
+    def calm(self, measure):
+        """What measure returns, from a time in which other processes took at most --calm cores; it is called again,
+        some times, until that holds."""
+        for _ in range(3):
+            start, (all0, own0) = time.monotonic(), busy()
+            result = measure()
+            all1, own1 = busy()
+            others = (all1 - all0 - (own1 - own0)) / (time.monotonic() - start)
+            if others <= self.o.calm:
+                return result
+            print(f"dropped: other processes took {others:.2f} cores", file=sys.stderr, flush=True)
+        raise SystemExit(f"other processes keep taking more than {self.o.calm} cores")
 
     def gguf(self, shape, kind):
         f = f"{self.o.dir}/gguf/{shape}-{kind}.gguf"
@@ -109,8 +133,8 @@ class Bench:
             if name(options) in tried:
                 continue
             try:
-                tried[name(options)] = median(self.theirs(row, options))
-            except SystemExit as e:
+                tried[name(options)] = self.calm(lambda: median(self.theirs(row, options)))
+            except Failed as e:
                 print(e, file=sys.stderr)
                 tried[name(options)] = 0
             self.keep(row, tried)
@@ -123,13 +147,14 @@ class Bench:
         best, tried = self.best(row, before.get("tried", {}))
         a, b = (list(before.get("metacap", [])), list(before.get("other", []))) if self.o.add else ([], [])
         for _ in range(self.o.rounds):
-            a += self.ours(row)
-            b += self.theirs(row, best)
+            ours, theirs = self.calm(lambda: (self.ours(row), self.theirs(row, best)))
+            a += ours
+            b += theirs
         kind = re.match(r"[a-z]+", row[3]).group()
         r = {"row": row[0], "test": row[3], "threads": int(self.threads(row)), "unit": UNITS[kind], "metacap": a, "other": b,
              "engine": "OpenVINO" if row[6] == "openvino" else "llama.cpp", "options": name(best) if tried else "bf16", "tried": tried,
              "metacap_median": median(a), "other_median": median(b), "ratio": median(a) / median(b), "wanted": row[8],
-             "version": self.version, "device": self.device, "time": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()}
+             "version": self.version, "device": self.device, "time": time.strftime("%Y-%m-%d %H:%M"), "calm": max(self.o.calm, before.get("calm", 0) if self.o.add else 0), "load": os.getloadavg()}
         info = self.gguf(row[4], row[5])[1]
         r["work"] = {k: info[k] for k in ("weight_bytes_per_token", "flops_per_prompt_token", "flops_per_tile") if k in info}
         print(f"{r['row']}: {r['metacap_median']:.2f} against {r['other_median']:.2f} {r['unit']}, {r['ratio']:.2f}x", file=sys.stderr, flush=True)
@@ -165,11 +190,12 @@ def markdown(doc):
         return ""
     rows = sorted(doc["rows"].values(), key=lambda r: [x[0] for x in ROWS].index(r["row"]))
     versions, devices = sorted({r["version"] for r in rows}), sorted({r["device"] for r in rows})
+    calm = "; rounds in which other processes took more than %g cores do not count" % max(r["calm"] for r in rows) if all("calm" in r for r in rows) else ""
     lines = [f"# CPU: {doc['cpu']}, {t} threads", "",
              f"{'; '.join(devices)}; metacap {', '.join(versions)}; llama.cpp of llama-cpp-python {doc['llama']}, each row at the best of its settings "
              f"(flash attention, repacked weights); OpenVINO {doc['openvino']}.",
              f"Medians of at least {min(min(len(r['metacap']), len(r['other'])) for r in rows)} samples, both engines in turns; rows measured from {min(r['time'] for r in rows)} to "
-             f"{max(r['time'] for r in rows)}; load average at the end of a row at most {max(r['load'][0] for r in rows):.1f} on {doc['cores']} cores.",
+             f"{max(r['time'] for r in rows)}{calm}; load average at the end of a row at most {max(r['load'][0] for r in rows):.1f} on {doc['cores']} cores.",
              f"Machine, best of {len(doc['limits'])} measurements before and after: DRAM {limit['dram_read']:.1f} GB/s, L3 {limit['l3_read']:.1f} GB/s, "
              f"bf16 products {limit['bf16']:.0f} GFLOP/s, int8 {limit['int8']:.0f} GOP/s.", "",
              "| case | metacap | other | ratio | wanted | share of the machine | other's setting |", "|---|---|---|---|---|---|---|"]
@@ -186,6 +212,7 @@ def main():
     a.add_argument("--dir", required=True); a.add_argument("--metacap", required=True); a.add_argument("--rows", default="")
     a.add_argument("--rounds", type=int, default=5); a.add_argument("--reps", type=int, default=1); a.add_argument("--threads", type=int, default=2)
     a.add_argument("--add", action="store_true", help="keep the samples of earlier runs of a row and add to them: many short runs, on a machine that is quiet for minutes at a time")
+    a.add_argument("--calm", type=float, default=0.25, help="most processor cores of other processes during a round that counts")
     a.add_argument("--out", default="", help="folder of the page and the JSON file; rows that are there already and not measured now stay")
     o = a.parse_args()
     doc = {}
@@ -227,4 +254,7 @@ def write(doc, out, base):
     return text
 
 
-main()
+try:
+    main()
+except Failed as e:
+    sys.exit(str(e))
