@@ -29,9 +29,6 @@ type backend struct {
 	garbage []*memory   // freed while commands were waiting
 	err     error       // first device error since the last Sync
 
-	capturing bool
-	graphs    map[*graph]bool
-
 	mu     sync.Mutex
 	live   map[*memory]bool
 	closed bool
@@ -60,7 +57,7 @@ func open(opt Options) (kernels.Backend, error) {
 	if isa == nil {
 		return nil, fmt.Errorf("cpu: open: instruction set %q is not one of %v: %w", opt.ISA, isas(), kernels.ErrUnavailable)
 	}
-	b := &backend{isa: isa, threads: opt.threads(), live: map[*memory]bool{}, graphs: map[*graph]bool{}}
+	b := &backend{isa: isa, threads: opt.threads(), live: map[*memory]bool{}}
 	total, available := memoryBytes()
 	b.info = kernels.Info{
 		Name:        "cpu",
@@ -111,9 +108,6 @@ func (b *backend) allocate(bytes int64) (*memory, error) {
 	if bytes <= 0 || bytes > 1<<46 {
 		return nil, &kernels.ArgError{Op: "Alloc", Arg: "bytes", Want: "a positive size", Got: fmt.Sprint(bytes)}
 	}
-	if err := b.notCapturing("alloc"); err != nil {
-		return nil, err
-	}
 	const large = 64 << 20
 	if bytes > large {
 		if _, available := memoryBytes(); available > 0 && bytes > available {
@@ -151,9 +145,6 @@ func (b *backend) Upload(dst kernels.Tensor, src []byte) error {
 	if err := b.own("Upload", dst); err != nil {
 		return err
 	}
-	if err := b.notCapturing("upload"); err != nil {
-		return err
-	}
 	if b.n == 0 {
 		copy(bytesAt(dst, len(src)), src)
 		return nil
@@ -180,40 +171,31 @@ func (b *backend) Download(dst []byte, src kernels.Tensor) error {
 }
 
 func (b *backend) Sync() error {
-	if err := b.notCapturing("sync"); err != nil {
-		return err
-	}
 	b.flush()
 	err := b.err
 	b.err = nil
 	return err
 }
 
-// maxCommands bounds the list; a longer one runs in pieces, unless it is being recorded.
+// maxCommands bounds the list; a longer one runs in pieces.
 const maxCommands = 8192
 
 // command appends an empty command to the list.
 func (b *backend) command(op C.int32_t) *C.mc_cmd {
-	if b.n >= maxCommands && !b.capturing {
+	if b.n == maxCommands {
 		b.flush()
 	}
-	b.grow(b.n + 1)
+	if b.n == b.size {
+		b.size = max(256, 2*b.size)
+		b.cmds = (*C.mc_cmd)(C.realloc(unsafe.Pointer(b.cmds), C.size_t(b.size)*C.sizeof_mc_cmd))
+		if b.cmds == nil {
+			panic("cpu: no memory for the command list")
+		}
+	}
 	c := &unsafe.Slice(b.cmds, b.size)[b.n]
 	b.n++
 	*c = C.mc_cmd{op: op}
 	return c
-}
-
-// grow makes room for n commands.
-func (b *backend) grow(n int) {
-	if n <= b.size {
-		return
-	}
-	b.size = max(256, 2*b.size, n)
-	b.cmds = (*C.mc_cmd)(C.realloc(unsafe.Pointer(b.cmds), C.size_t(b.size)*C.sizeof_mc_cmd))
-	if b.cmds == nil {
-		panic("cpu: no memory for the command list")
-	}
 }
 
 // flush runs the list and frees what was waiting for it.
@@ -236,24 +218,16 @@ func (b *backend) flush() {
 			Text: fmt.Sprintf("value %d at %d is out of range, limit %d", int64(bad.value), int64(bad.index), int64(bad.limit)),
 		}
 	}
-	b.clear()
-}
-
-// clear empties the list and frees what was waiting for it.
-func (b *backend) clear() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.n = 0
 	for _, m := range b.garbage {
 		m.release()
 	}
 	b.garbage = b.garbage[:0]
+	b.mu.Unlock()
 }
 
 func (b *backend) Close() error {
-	if b.capturing {
-		b.clear() // a recording that nobody ended
-	}
 	b.flush()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -261,9 +235,6 @@ func (b *backend) Close() error {
 		return nil
 	}
 	b.closed = true
-	for g := range b.graphs {
-		g.Free()
-	}
 	for m := range b.live {
 		m.release()
 	}

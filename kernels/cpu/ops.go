@@ -286,9 +286,6 @@ func (b *backend) KVCopy(a kernels.KVCopyArgs) error {
 	if err != nil || len(a.Pairs) == 0 {
 		return err
 	}
-	if err := b.notCapturing("KVCopy"); err != nil {
-		return err
-	}
 	c := b.command(C.MC_OP_KV_COPY)
 	sizes(c, len(a.Pairs))
 	c.obj = unsafe.Pointer(kv.kv)
