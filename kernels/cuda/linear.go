@@ -97,6 +97,15 @@ func (b *Backend) packTiled(w *weight, src kernels.LinearSource) error {
 	if w.tiled, err = b.allocRaw(int64((w.n+15)&^15) * int64(kp) * 2); err != nil {
 		return err
 	}
+	if w.n%16 != 0 { // nobody else writes what is behind the last row
+		strip := int64(kp) * 32
+		if err := b.stream.Fill(w.tiled.ptr+driver.Ptr(int64(w.n/16)*strip), 0, strip); err != nil {
+			return err
+		}
+		if err := b.stream.Synchronize(); err != nil {
+			return err
+		}
+	}
 	rowBytes := w.k * 2
 	if rowBytes > slotBytes {
 		return fmt.Errorf("a row of %d inputs exceeds the staging memory of %d bytes: %w", w.k, slotBytes, kernels.ErrUnsupported)
