@@ -36,9 +36,10 @@ type Backend struct {
 	hopper    bool // compute capability 9.0: dependent launch, tensor maps, wgmma
 	closed    bool
 
-	rowMaps   map[rowsMap]driver.TensorMap // of activations, keys and values
-	forceTile int                          // tests and benchmarks: index in tileKernels plus 1; -1 = none of them
-	walk      int                          // tests: partitions that a cta of split attention takes; 0 = chosen
+	rowMaps     map[rowsMap]driver.TensorMap // of activations, keys and values
+	forceTile   int                          // tests and benchmarks: index in tileKernels plus 1; -1 = none of them
+	forceStream int                          // tests: index in streamKernels plus 1
+	walk        int                          // tests: partitions that a cta of split attention takes; 0 = chosen
 
 	mu        sync.Mutex // guards what concurrent PackLinear and Upload share
 	live      map[*buffer]struct{}

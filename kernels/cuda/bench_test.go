@@ -217,9 +217,9 @@ func (d *decoder) step(seqs, rows, ctx int) func() error {
 	return func() error {
 		for l := range d.layers {
 			w := &d.layers[l]
+			norm := kernels.RMSNormArgs{Out: normed, X: hidden, Weight: d.norm, Eps: 1e-6, RoundFirst: true}
 			for _, err := range []error{
-				b.RMSNorm(kernels.RMSNormArgs{Out: normed, X: hidden, Weight: d.norm, Eps: 1e-6, RoundFirst: true}),
-				b.Linear(kernels.LinearArgs{Out: qkv, X: normed, W: w.qkv}),
+				b.NormLinear(norm, kernels.LinearArgs{Out: qkv, X: normed, W: w.qkv}),
 				b.QKNormRopeStore(kernels.QKNormRopeStoreArgs{
 					QKV: qkv, QNorm: d.dnorm, KNorm: d.dnorm, Eps: 1e-6, RoundFirst: true, Positions: tPos, InvFreq: d.freq, KV: d.kv, Layer: l, Slots: tSlots,
 				}),
@@ -228,8 +228,7 @@ func (d *decoder) step(seqs, rows, ctx int) func() error {
 					Starts: tStarts, Lens: tLens, Tables: tTable, Scale: 0.088, MaxRows: rows, MaxLen: ctx,
 				}),
 				b.Linear(kernels.LinearArgs{Out: hidden, X: attn.Reshape(tokens, benchHeads*benchDim), W: w.out, Residual: hidden}),
-				b.RMSNorm(kernels.RMSNormArgs{Out: normed, X: hidden, Weight: d.norm, Eps: 1e-6, RoundFirst: true}),
-				b.SwiGLU(kernels.SwiGLUArgs{Out: act, X: normed, W: w.gateUp, Scratch: scratch}),
+				b.NormSwiGLU(norm, kernels.SwiGLUArgs{Out: act, X: normed, W: w.gateUp, Scratch: scratch}),
 				b.Linear(kernels.LinearArgs{Out: hidden, X: act, W: w.down, Residual: hidden}),
 			} {
 				if err != nil {
@@ -354,10 +353,10 @@ func BenchmarkLinear(bb *testing.B) {
 		n, k int
 		rows []int
 	}{
-		{"qkv", 6144, 4096, []int{1, 8, 16, 64, 2304}},
-		{"out", 4096, 4096, []int{1, 8, 16, 64, 2304}},
-		{"gateup", 24576, 4096, []int{1, 8, 16, 64, 2304}},
-		{"down", 4096, 12288, []int{1, 8, 16, 64, 2304}},
+		{"qkv", 6144, 4096, []int{1, 8, 16, 32, 64, 2304}},
+		{"out", 4096, 4096, []int{1, 8, 16, 32, 64, 2304}},
+		{"gateup", 24576, 4096, []int{1, 8, 16, 32, 64, 2304}},
+		{"down", 4096, 12288, []int{1, 8, 16, 32, 64, 2304}},
 		{"head", benchVocab, 4096, []int{1, 8, 64}},
 		{"vit_qkv", 3072, 1024, []int{8200}},
 		{"vit_out", 1024, 1024, []int{8200}},

@@ -1,6 +1,8 @@
 package cuda
 
 import (
+	"fmt"
+
 	"metacap/kernels"
 	"metacap/kernels/cuda/driver"
 )
@@ -194,70 +196,63 @@ func (b *Backend) tile(p *linearParams, w *weight) error {
 }
 
 // streamKernel is a variant of src/linear_stream.cu: for at most rows rows, with
-// stages of cols columns, at most warps consumer warps a cta, xStages stages in the ring
-// of x (0: x is one row, all of it), and at most limit strips for a multiprocessor (0: any).
+// stages of cols columns, at most strips strips in a cta at a time, each of split warps
+// and with wStages stages in its ring, xStages stages in the ring of x (0: x is one row,
+// all of it), and at most limit strips for a multiprocessor (0: any).
 type streamKernel struct {
-	id                                kernelID
-	rows, cols, warps, xStages, limit int
+	id                                                 kernelID
+	rows, cols, strips, split, wStages, xStages, limit int
 }
 
-// In order of preference: long stages for few warps, which have few copies under
-// way. With up to 16 rows two kernels fit on a multiprocessor, so that the next one
-// can load weights while this one ends.
+// In order of preference: long stages for few strips, which have few copies under way.
 var streamKernels = [...]streamKernel{
-	{kLinearStreamRow256, 1, 256, 3, 0, 3},
-	{kLinearStreamRow128, 1, 128, 6, 0, 24},
-	{kLinearStream8256, 8, 256, 3, 4, 3},
-	{kLinearStream8128, 8, 128, 6, 4, 0},
-	{kLinearStream16256, 16, 256, 3, 4, 3},
-	{kLinearStream16128, 16, 128, 5, 4, 0},
-	{kLinearStream32128, 32, 128, 8, 4, 0},
-	{kLinearStream64128, 64, 128, 8, 4, 0},
+	{kLinearStreamRow256, 1, 256, 3, 1, 8, 0, 3},
+	{kLinearStreamRow128, 1, 128, 6, 1, 8, 0, 24},
+	{kLinearStream8256, 8, 256, 3, 1, 8, 4, 3},
+	{kLinearStream8128, 8, 128, 6, 1, 8, 4, 0},
+	{kLinearStream16256, 16, 256, 3, 1, 8, 4, 3},
+	{kLinearStream16128, 16, 128, 6, 1, 8, 4, 0},
+	{kLinearStream322562, 32, 256, 3, 2, 4, 4, 24},
+	{kLinearStream32128, 32, 128, 8, 1, 4, 4, 0},
+	{kLinearStream642564, 64, 256, 2, 4, 4, 4, 2},
+	{kLinearStream641282, 64, 128, 6, 2, 4, 4, 0},
 }
 
 const (
-	streamRows   = 64        // the most rows of the streaming kernels
-	streamShared = 113 << 10 // bytes of shared memory of which two kernels fit on a multiprocessor
-	rowNormCols  = 4096      // the longest row that they normalise
+	streamRows   = 64   // the most rows of the streaming kernels
+	rowNormCols  = 4096 // the longest row that they normalise
+	rowNormWarps = 3    // the fewest warps that do
 )
 
-// shared is the dynamic shared memory of the variant with a number of consumer
-// warps and padded columns: barriers, x and the rings of weights.
-func (k streamKernel) shared(warps, columns int) int {
+// shared is the dynamic shared memory of the variant with a number of strips and padded
+// columns: barriers, x and the rings of weights.
+func (k streamKernel) shared(strips, columns int) int {
 	x := 2 * columns
 	if k.xStages > 0 {
 		x = k.xStages * k.rows * k.cols * 2
 	}
-	return 1024 + x + warps*4*16*k.cols*2
-}
-
-// most is the largest dynamic shared memory of the variant.
-func (k streamKernel) most() int {
-	if k.xStages == 0 {
-		return streamShared
-	}
-	return k.shared(k.warps, 0)
+	return 1024 + x + strips*k.wStages*16*k.cols*2
 }
 
 // streamLinear gives every multiprocessor one cta whose warps share the strips. It
 // normalises the row first if there is a norm. ok is false where no variant fits.
 func (b *Backend) streamLinear(p *linearParams, norm *normParams) (ok bool, err error) {
-	strips := (int(p.N) + 15) / 16
-	per := (strips + b.sms - 1) / b.sms // strips of a multiprocessor
+	all := (int(p.N) + 15) / 16
+	per := (all + b.sms - 1) / b.sms // strips of a multiprocessor
 	columns := int(p.KPadded)
-	for _, k := range streamKernels {
+	for i, k := range streamKernels {
 		row := k.xStages == 0
-		if int(p.Rows) > k.rows || columns%k.cols != 0 || k.limit > 0 && per > k.limit || norm != nil && !row {
+		if int(p.Rows) > k.rows || columns%k.cols != 0 || k.limit > 0 && per > k.limit || norm != nil && !row || b.forceStream > 0 && b.forceStream != i+1 {
 			continue
 		}
-		passes := (per + k.warps - 1) / k.warps
-		warps := (per + passes - 1) / passes
-		shared := k.shared(warps, columns)
-		if row && shared > streamShared || norm != nil && warps < 3 {
+		passes := (per + k.strips - 1) / k.strips
+		strips := (per + passes - 1) / passes
+		shared := k.shared(strips, columns)
+		if shared > b.ctaShared || norm != nil && strips < rowNormWarps {
 			continue
 		}
 		s := linearStreamParams{Linear: *p, Passes: int32(passes)}
-		threads := 32 * warps
+		threads := 32 * strips * k.split
 		if norm != nil {
 			s.Norm, s.Eps, s.RoundFirst = norm.Weight, norm.Eps, norm.RoundFirst
 		}
@@ -267,8 +262,11 @@ func (b *Backend) streamLinear(p *linearParams, norm *normParams) (ok bool, err 
 				return false, err
 			}
 		}
-		grid := (strips + warps*passes - 1) / (warps * passes)
+		grid := (all + strips*passes - 1) / (strips * passes)
 		return true, run(b, k.id, driver.Dim{X: grid, Y: 1, Z: 1}, threads, shared, &s)
+	}
+	if b.forceStream > 0 {
+		return false, fmt.Errorf("cuda: %s cannot take %d rows of %d columns: %w", kernelTable[streamKernels[b.forceStream-1].id].name, p.Rows, p.K, kernels.ErrUnsupported)
 	}
 	return false, nil
 }

@@ -332,7 +332,9 @@ const (
 	kLinearStream16128
 	kLinearStream16256
 	kLinearStream32128
-	kLinearStream64128
+	kLinearStream322562
+	kLinearStream641282
+	kLinearStream642564
 	kLinearCoop192x192
 	kLinearCoop128x128
 	kLinearCoop128x256Pair
@@ -385,12 +387,14 @@ var kernelTable = [numKernels]kernelInfo{
 	kLinearSkinny16:        {name: "linear_skinny_16", file: "linear_skinny", threads: 128, paramBytes: 136},
 	kLinearStreamRow128:    {name: "linear_stream_row_128", file: "linear_stream", threads: 192, paramBytes: 320},
 	kLinearStreamRow256:    {name: "linear_stream_row_256", file: "linear_stream", threads: 96, paramBytes: 320},
-	kLinearStream8128:      {name: "linear_stream_8_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream8256:      {name: "linear_stream_8_256", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream16128:     {name: "linear_stream_16_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream16256:     {name: "linear_stream_16_256", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream8128:      {name: "linear_stream_8_128", file: "linear_stream", threads: 224, paramBytes: 320},
+	kLinearStream8256:      {name: "linear_stream_8_256", file: "linear_stream", threads: 128, paramBytes: 320},
+	kLinearStream16128:     {name: "linear_stream_16_128", file: "linear_stream", threads: 224, paramBytes: 320},
+	kLinearStream16256:     {name: "linear_stream_16_256", file: "linear_stream", threads: 128, paramBytes: 320},
 	kLinearStream32128:     {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
-	kLinearStream64128:     {name: "linear_stream_64_128", file: "linear_stream", threads: 288, paramBytes: 320},
+	kLinearStream322562:    {name: "linear_stream_32_256_2", file: "linear_stream", threads: 224, paramBytes: 320},
+	kLinearStream641282:    {name: "linear_stream_64_128_2", file: "linear_stream", threads: 416, paramBytes: 320},
+	kLinearStream642564:    {name: "linear_stream_64_256_4", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearCoop192x192:     {name: "linear_coop_192x192", file: "linear_tile", threads: 512, paramBytes: 704},
 	kLinearCoop128x128:     {name: "linear_coop_128x128", file: "linear_tile", threads: 384, paramBytes: 704},
 	kLinearCoop128x256Pair: {name: "linear_coop_128x256_pair", file: "linear_tile", threads: 384, paramBytes: 704},

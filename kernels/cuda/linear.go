@@ -313,7 +313,8 @@ var (
 	gemm128   = tiledKernel{kLinearGemm128x128, 128, 128, 256, 3 * (128 + 128) * 128}
 )
 
-// allowShared raises the limits of kernels whose shared memory, with the static part, exceeds the default.
+// allowShared raises the limits of kernels whose shared memory, with the static part,
+// exceeds the default, and says how a multiprocessor's memory is to be divided for them.
 func (b *Backend) allowShared() error {
 	limits := map[kernelID]int{
 		kAttentionWalk128: attentionShared(128, 2), kAttentionTile128: attentionShared(128, 2),
@@ -329,7 +330,15 @@ func (b *Backend) allowShared() error {
 		limits[k.id] = k.shared()
 	}
 	for _, k := range streamKernels {
-		limits[k.id] = k.most()
+		f := b.mods.functions[k.id]
+		if f == nil {
+			continue
+		}
+		limits[k.id] = b.ctaShared
+		// Measured: with any other preference a decode step takes 5 % more.
+		if err := f.PreferShared(0); err != nil {
+			return err
+		}
 	}
 	for id, bytes := range limits {
 		if b.mods.functions[id] != nil {

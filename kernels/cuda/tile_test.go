@@ -215,3 +215,39 @@ func BenchmarkTiles(bb *testing.B) {
 		}
 	}
 }
+
+// streams compares every variant of the streaming kernels with the portable kernels, bit for
+// bit, on as many strips a multiprocessor as it takes, at most most.
+func streams(t *testing.T, b, portable *Backend, most, k int) {
+	for i, v := range streamKernels {
+		for _, c := range finishCases {
+			per := most
+			if v.limit > 0 {
+				per = min(per, v.limit)
+			}
+			rows, n := v.rows-v.rows/3, 16*(b.sms*per-1)
+			t.Run(fmt.Sprintf("%s/%s/rows=%d,n=%d,k=%d", kernelTable[v.id].name, c.name, rows, n, k), func(t *testing.T) {
+				b.forceStream = i + 1
+				got := finished(t, b, c, rows, n, k, 0)
+				b.forceStream = 0
+				require.True(t, bytes.Equal(finished(t, portable, c, rows, n, k, 0), got), "bits differ")
+			})
+		}
+	}
+}
+
+func TestStreams(t *testing.T) {
+	t.Run("simulator", func(t *testing.T) {
+		b, _ := simulatedOn(t, simHopper)
+		portable, err := Open(Options{Library: library(t)})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, portable.Close()) })
+		streams(t, b, portable, 2, 768)
+		streams(t, b, portable, 7, 256)
+	})
+	t.Run("device", func(t *testing.T) {
+		b, portable := device(t, Options{}), device(t, Options{Portable: true})
+		streams(t, b, portable, 3, 4096)
+		streams(t, b, portable, 13, 512)
+	})
+}

@@ -73,6 +73,18 @@ func (fn *Function) AllowShared(bytes int) error {
 	return fn.c.d.call(symFuncSetAttribute, f.set(fn.handle, funcMaxDynamicShared, uintptr(bytes)))
 }
 
+// funcPreferredSharedCarveout is CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT.
+const funcPreferredSharedCarveout = 9
+
+// PreferShared asks for a share, in percent, of the memory that a multiprocessor splits
+// into shared memory and first-level cache.
+func (fn *Function) PreferShared(percent int) error {
+	f := newFrame()
+	defer f.free()
+	// CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+	return fn.c.d.call(symFuncSetAttribute, f.set(fn.handle, funcPreferredSharedCarveout, uintptr(percent)))
+}
+
 // BlocksPerSM is how many ctas of the kernel fit on a multiprocessor at once.
 func (fn *Function) BlocksPerSM(threads, sharedBytes int) (int, error) {
 	f := newFrame()

@@ -2,30 +2,31 @@
 //
 // archs: sm_90a
 //
-// A cta has up to 8 consumer warps, each with a strip of 16 outputs at a time. A
-// consumer streams its strips, contiguous in memory, through a ring of its own by
-// cp.async. Weights do not depend on the kernel in front: their ring is filled before
-// wait_previous. The next kernel is let in with the last stage: until then its ring
-// would only compete with this one's.
+// A cta has up to 12 consumer warps. A warp, or R of them that share out the rows of x,
+// has a strip of 16 outputs at a time, and streams its strips, contiguous in memory,
+// through a ring of their own by cp.async. Weights do not depend on the kernel in front:
+// their ring is filled before wait_previous. The next kernel is let in with the last
+// stage; its ctas begin as those of this one leave, since the ring has all the shared
+// memory of a multiprocessor. (Two kernels of half the ring side by side were slower.)
 //
 // A single row of x lies in shared memory as a whole, normalised there if it is to be.
 // More rows pass through a ring that the warps share, filled by a warp of its own, so
 // that a cta reads x once.
 //
 // A strip is one chain of dependent mma, and few warps share a multiprocessor: what
-// counts is that a warp issues little besides, and that between two mma. So a stage
+// counts is that a warp issues little besides, and that between two mma; from 32 rows
+// on, that warps share a strip's rows: one warp issues all its mma in turn. So a stage
 // of the rings is SB blocks (64*SB columns) with one wait each and fixed offsets
 // inside, the warp holds the fragments of the next 32 columns while it multiplies
 // the current ones, and the copies into the slot read last are spread over the steps.
 // (One lane issuing bulk copies for a warp took three times as long as the products.)
 //
-// shared: barriers (1 KiB), x (ring: XS * NB * SB KiB; a row: its bytes), weight rings (kWStages * 2*SB KiB a warp).
+// shared: barriers (1 KiB), x (ring: XS * NB * SB KiB; a row: its bytes), weight rings (WS * 2*SB KiB a strip).
 #include "hopper.cuh"
 #include "linear.cuh"
 
 namespace {
 
-constexpr int kWStages = 4;
 constexpr int kBarrierBytes = 1024, kZeros = 512, kScratch = 640;  // offsets inside the first: 16 zero bytes, sums of 8 warps
 
 // Position in a ring: slot and the parity of its current use.
@@ -82,15 +83,18 @@ DEVICE void normalise_row(const LinearStreamParams &s, unsigned char *to, float 
   sync_block();
 }
 
-// NB*8 rows, stages of SB blocks, XS stages in the ring of x. XS = 0: one row.
-template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s) {
+// NB*8 rows, stages of SB blocks, XS stages in the ring of x (0: one row), WS in that of a
+// strip. The rows of a strip are shared out to R warps.
+template <int NB, int SB, int XS, int R, int WS> DEVICE void stream(const LinearStreamParams &s) {
   const LinearParams &p = s.linear;
   DYNAMIC_SHARED(shared);
   constexpr bool kRow = XS == 0;
   constexpr int kStageBytes = SB * kBlockBytes, kXBytes = SB * NB * 1024, kSteps = 2 * SB;  // steps of 32 columns
+  constexpr int NW = NB / R;  // n8 tiles of a warp
   const int lane = thread_x & 31, warp = thread_x >> 5, warps = (block_threads >> 5) - (kRow ? 0 : 1), stages = p.k_padded / (kBlockCols * SB), strips = (p.n + 15) / 16;
+  const int group = warp / R, part = warp % R, groups = warps / R;
   uint64_t *x_full = reinterpret_cast<uint64_t *>(shared), *x_empty = x_full + XS;
-  unsigned char *x_ring = shared + kBarrierBytes, *w_ring = x_ring + (kRow ? p.k_padded * 2 : XS * kXBytes) + warp * (kWStages * kStageBytes);
+  unsigned char *x_ring = shared + kBarrierBytes, *w_ring = x_ring + (kRow ? p.k_padded * 2 : XS * kXBytes) + group * (WS * kStageBytes);
   if (thread_x == 0) {
     if (kRow) {
       barrier_init(x_full, 1);
@@ -123,18 +127,20 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
   }
 
   // Strip of a pass; the warp's stages are numbered through all passes.
-  auto strip_of = [&](int pass) { return (pass * warps + warp) * grid_x + block_x; };
-  int mine = 0;  // passes in which the warp has a strip: the first ones
+  auto strip_of = [&](int pass) { return (pass * groups + group) * grid_x + block_x; };
+  int mine = 0;  // passes in which the group has a strip: the first ones
   while (mine < s.passes && strip_of(mine) < strips) mine++;
   const int total = mine * stages;
   // The next stage to load: its address, the stages left in its strip and in all, its slot.
   const int64_t strip_bytes = int64_t(stages) * kStageBytes;
   const unsigned char *from = static_cast<const unsigned char *>(p.w) + strip_of(0) * strip_bytes + lane * 16;
   int left = stages, to_load = total, load_slot = 0;
-  auto load_part = [&](int first, int count) {
+  constexpr int kMine = 4 * SB / R;  // copies of a stage that are this warp's
+  // Copies first..last-1 of them.
+  auto load_part = [&](int first, int last) {
     if (to_load <= 0) return;
-    unsigned char *to = w_ring + load_slot * kStageBytes + lane * 16;
-    UNROLL for (int j = 0; j < count; j++) copy16(to + (first + j) * 512, from + (first + j) * 512, true);
+    const int at = part * 512 + load_slot * kStageBytes;
+    UNROLL for (int j = first; j < last; j++) copy16(w_ring + lane * 16 + at + j * (R * 512), from + part * 512 + j * (R * 512), true);
   };
   auto load_end = [&] {
     copy_commit();
@@ -143,12 +149,12 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
     from += kStageBytes;
     if (--left == 0) {
       left = stages;
-      from += (int64_t(warps) * grid_x - 1) * strip_bytes;
+      from += (int64_t(groups) * grid_x - 1) * strip_bytes;
     }
-    load_slot = (load_slot + 1) % kWStages;
+    load_slot = (load_slot + 1) % WS;
   };
-  for (int i = 0; i < kWStages; i++) {
-    load_part(0, 4 * SB);
+  for (int i = 0; i < WS; i++) {
+    load_part(0, kMine);
     load_end();
   }
   if (kRow && s.norm) {
@@ -170,10 +176,10 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
   const bool first_row = (lane & 7) == 0;
   UNROLL for (int k = 0; k < 2; k++) {
     if (kRow) x_offset[k] = first_row ? (k * 4 + (lane >> 3)) * 16 : 0;
-    else x_offset[k] = (lane & 7) * 128 + (((k * 4 + (lane >> 3)) ^ (lane & 7)) << 4);
+    else x_offset[k] = part * (NW * 1024) + (lane & 7) * 128 + (((k * 4 + (lane >> 3)) ^ (lane & 7)) << 4);
   }
   const int x_block = kRow ? (first_row ? 128 : 0) : NB * 1024;
-  uint32_t a[2][2][4], b[2][NB][4];  // fragments of 32 columns, current and next
+  uint32_t a[2][2][4], b[2][NW][4];  // fragments of 32 columns, current and next
   int slot = 0, x_stage = 0;             // of the stage that fetch reads
   Turn xt;
   auto fetch = [&](int step, int into) {
@@ -181,17 +187,18 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
     const unsigned char *x = (kRow ? (first_row ? x_ring + x_stage * (SB * 128) : shared + kZeros) : x_ring + xt.slot * kXBytes) + (step >> 1) * x_block;
     ldmatrix(a[into][0], w + offset[(step & 1) * 2]);
     ldmatrix(a[into][1], w + offset[(step & 1) * 2 + 1]);
-    UNROLL for (int n = 0; n < NB; n++) ldmatrix(b[into][n], x + n * 1024 + x_offset[step & 1]);
+    UNROLL for (int n = 0; n < NW; n++) ldmatrix(b[into][n], x + n * 1024 + x_offset[step & 1]);
   };
-  float acc[NB][4] = {};
+  float acc[NW][4] = {};
   auto multiply = [&](int from_set) {
     UNROLL for (int k = 0; k < 2; k++)
-      UNROLL for (int n = 0; n < NB; n++) mma(acc[n], a[from_set][k], b[from_set][n][k * 2], b[from_set][n][k * 2 + 1]);
+      UNROLL for (int n = 0; n < NW; n++) mma(acc[n], a[from_set][k], b[from_set][n][k * 2], b[from_set][n][k * 2 + 1]);
   };
-  // Waits for the stage in slot: for this lane's copies, then all lanes', and for x.
+  // Waits for the stage in slot: for this lane's copies, then all lanes' of the group, and for x.
   auto arrived = [&] {
-    copy_wait<kWStages - 2>();
-    sync_warp();
+    copy_wait<WS - 2>();
+    if (R == 1) sync_warp();
+    else sync_group(1 + group, 32 * R);
     if (!kRow) barrier_wait(x_full + xt.slot, xt.parity);
   };
   auto release = [&](int x_slot) {
@@ -211,7 +218,7 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
         if (i > 0) load_end();
         else copy_commit();
         done = xt.slot;
-        slot = (slot + 1) % kWStages;
+        slot = (slot + 1) % WS;
         if (kRow) x_stage = x_stage + 1 < stages ? x_stage + 1 : 0;
         else xt.next(XS);
         if (i + 1 < total) {
@@ -222,15 +229,15 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
       multiply(step & 1);
       // The products of the stage before this one have been issued: its x may go.
       if (step == 0 && i > 0) release(done);
-      if (step + 1 < kSteps && i > 0) load_part(step * 2, step + 2 < kSteps ? 2 : 4);
+      if (step + 1 < kSteps && i > 0) load_part(kMine * step / (kSteps - 1), kMine * (step + 1) / (kSteps - 1));
     }
     if (++in_strip < stages) continue;
     // Sums of outputs lane/4 and lane/4+8 of a strip, rows 2*(lane%4) and the next.
     in_strip = 0;
     const int strip = strip_of(pass), n0 = strip * 16 + (lane >> 2);
-    UNROLL for (int n = 0; n < NB; n++)
+    UNROLL for (int n = 0; n < NW; n++)
       UNROLL for (int j = 0; j < 2; j++) {
-        const int row = n * 8 + (lane & 3) * 2 + j;
+        const int row = (part * NW + n) * 8 + (lane & 3) * 2 + j;
         if (p.gated == GATED_PRODUCT) {
           write_gated(p, row, strip * 8 + (lane >> 2), acc[n][j], acc[n][2 + j]);
         } else {
@@ -255,13 +262,14 @@ template <int NB, int SB, int XS> DEVICE void stream(const LinearStreamParams &s
 
 }  // namespace
 
-// A row; by the columns of a stage: long stages for few warps.
-KERNEL(linear_stream_row_128, LinearStreamParams, 192, 2) { stream<1, 2, 0>(p); }
-KERNEL(linear_stream_row_256, LinearStreamParams, 96, 2) { stream<1, 4, 0>(p); }
-// By the most rows, and the columns of a stage.
-KERNEL(linear_stream_8_128, LinearStreamParams, 288, 2) { stream<1, 2, 4>(p); }
-KERNEL(linear_stream_8_256, LinearStreamParams, 288, 2) { stream<1, 4, 4>(p); }
-KERNEL(linear_stream_16_128, LinearStreamParams, 288, 2) { stream<2, 2, 4>(p); }
-KERNEL(linear_stream_16_256, LinearStreamParams, 288, 2) { stream<2, 4, 4>(p); }
-KERNEL(linear_stream_32_128, LinearStreamParams, 288, 1) { stream<4, 2, 4>(p); }
-KERNEL(linear_stream_64_128, LinearStreamParams, 288, 1) { stream<8, 2, 4>(p); }
+// By the most rows, the columns of a stage, and the warps that share a strip.
+KERNEL(linear_stream_row_128, LinearStreamParams, 192, 1) { stream<1, 2, 0, 1, 8>(p); }
+KERNEL(linear_stream_row_256, LinearStreamParams, 96, 1) { stream<1, 4, 0, 1, 8>(p); }
+KERNEL(linear_stream_8_128, LinearStreamParams, 224, 1) { stream<1, 2, 4, 1, 8>(p); }
+KERNEL(linear_stream_8_256, LinearStreamParams, 128, 1) { stream<1, 4, 4, 1, 8>(p); }
+KERNEL(linear_stream_16_128, LinearStreamParams, 224, 1) { stream<2, 2, 4, 1, 8>(p); }
+KERNEL(linear_stream_16_256, LinearStreamParams, 128, 1) { stream<2, 4, 4, 1, 8>(p); }
+KERNEL(linear_stream_32_128, LinearStreamParams, 288, 1) { stream<4, 2, 4, 1, 4>(p); }
+KERNEL(linear_stream_32_256_2, LinearStreamParams, 224, 1) { stream<4, 4, 4, 2, 4>(p); }
+KERNEL(linear_stream_64_128_2, LinearStreamParams, 416, 1) { stream<8, 2, 4, 2, 4>(p); }
+KERNEL(linear_stream_64_256_4, LinearStreamParams, 288, 1) { stream<8, 4, 4, 4, 4>(p); }

@@ -321,6 +321,7 @@ API int cuModuleGetFunction(Function **f, Module *m, const char *name) {
 }
 API int cuFuncSetAttribute(Function *f, int attr, int v) {
   ENTER(true);
+  if (attr == 9) return v < -1 || v > 100 ? INVALID_VALUE : OK;  // carveout: a hint
   if (attr != 8 || v < 0 || v > device().max_shared) return INVALID_VALUE;
   f->max_dynamic = size_t(v);
   return OK;
