@@ -210,7 +210,7 @@ var streamKernels = [...]streamKernel{
 	{kLinearStreamRow128, 1, 128, 6, 1, 8, 0, 24},
 	{kLinearStream8256, 8, 256, 3, 1, 8, 4, 3},
 	{kLinearStream8128, 8, 128, 6, 1, 8, 4, 0},
-	{kLinearStream16256, 16, 256, 3, 1, 8, 4, 3},
+	{kLinearStream162562, 16, 256, 3, 2, 8, 4, 3},
 	{kLinearStream16128, 16, 128, 6, 1, 8, 4, 0},
 	{kLinearStream322562, 32, 256, 3, 2, 4, 4, 24},
 	{kLinearStream32128, 32, 128, 8, 1, 4, 4, 0},

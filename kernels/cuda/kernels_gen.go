@@ -330,7 +330,7 @@ const (
 	kLinearStream8128
 	kLinearStream8256
 	kLinearStream16128
-	kLinearStream16256
+	kLinearStream162562
 	kLinearStream32128
 	kLinearStream322562
 	kLinearStream641282
@@ -390,7 +390,7 @@ var kernelTable = [numKernels]kernelInfo{
 	kLinearStream8128:      {name: "linear_stream_8_128", file: "linear_stream", threads: 224, paramBytes: 320},
 	kLinearStream8256:      {name: "linear_stream_8_256", file: "linear_stream", threads: 128, paramBytes: 320},
 	kLinearStream16128:     {name: "linear_stream_16_128", file: "linear_stream", threads: 224, paramBytes: 320},
-	kLinearStream16256:     {name: "linear_stream_16_256", file: "linear_stream", threads: 128, paramBytes: 320},
+	kLinearStream162562:    {name: "linear_stream_16_256_2", file: "linear_stream", threads: 224, paramBytes: 320},
 	kLinearStream32128:     {name: "linear_stream_32_128", file: "linear_stream", threads: 288, paramBytes: 320},
 	kLinearStream322562:    {name: "linear_stream_32_256_2", file: "linear_stream", threads: 224, paramBytes: 320},
 	kLinearStream641282:    {name: "linear_stream_64_128_2", file: "linear_stream", threads: 416, paramBytes: 320},

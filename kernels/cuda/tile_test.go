@@ -218,9 +218,9 @@ func BenchmarkTiles(bb *testing.B) {
 
 // streams compares every variant of the streaming kernels with the portable kernels, bit for
 // bit, on as many strips a multiprocessor as it takes, at most most.
-func streams(t *testing.T, b, portable *Backend, most, k int) {
+func streams(t *testing.T, b, portable *Backend, cases []finishCase, most, k int) {
 	for i, v := range streamKernels {
-		for _, c := range finishCases {
+		for _, c := range cases {
 			per := most
 			if v.limit > 0 {
 				per = min(per, v.limit)
@@ -242,12 +242,14 @@ func TestStreams(t *testing.T) {
 		portable, err := Open(Options{Library: library(t)})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, portable.Close()) })
-		streams(t, b, portable, 2, 768)
-		streams(t, b, portable, 7, 256)
+		streams(t, b, portable, finishCases, 2, 768)
+		streams(t, b, portable, finishCases, 7, 256)
+		streams(t, b, portable, finishCases[:1], 1, 256*20) // more than the rings hold
 	})
 	t.Run("device", func(t *testing.T) {
 		b, portable := device(t, Options{}), device(t, Options{Portable: true})
-		streams(t, b, portable, 3, 4096)
-		streams(t, b, portable, 13, 512)
+		streams(t, b, portable, finishCases, 3, 512)
+		streams(t, b, portable, finishCases[:1], 7, 1024)
+		streams(t, b, portable, finishCases[:1], 1, 256*20)
 	})
 }

@@ -268,7 +268,7 @@ KERNEL(linear_stream_row_256, LinearStreamParams, 96, 1) { stream<1, 4, 0, 1, 8>
 KERNEL(linear_stream_8_128, LinearStreamParams, 224, 1) { stream<1, 2, 4, 1, 8>(p); }
 KERNEL(linear_stream_8_256, LinearStreamParams, 128, 1) { stream<1, 4, 4, 1, 8>(p); }
 KERNEL(linear_stream_16_128, LinearStreamParams, 224, 1) { stream<2, 2, 4, 1, 8>(p); }
-KERNEL(linear_stream_16_256, LinearStreamParams, 128, 1) { stream<2, 4, 4, 1, 8>(p); }
+KERNEL(linear_stream_16_256_2, LinearStreamParams, 224, 1) { stream<2, 4, 4, 2, 8>(p); }
 KERNEL(linear_stream_32_128, LinearStreamParams, 288, 1) { stream<4, 2, 4, 1, 4>(p); }
 KERNEL(linear_stream_32_256_2, LinearStreamParams, 224, 1) { stream<4, 4, 4, 2, 4>(p); }
 KERNEL(linear_stream_64_128_2, LinearStreamParams, 416, 1) { stream<8, 2, 4, 2, 4>(p); }
