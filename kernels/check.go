@@ -455,6 +455,9 @@ func (a PagedAttentionArgs) Check() error {
 	c.tensor("Lens", a.Lens, onlyI32, anyDim)
 	c.tensor("Starts", a.Starts, onlyI32, dim(a.Lens, 0)+1)
 	c.tensor("Tables", a.Tables, onlyI32, dim(a.Lens, 0), anyDim)
+	if a.Shared.Buf != nil {
+		c.tensor("Shared", a.Shared, onlyI32, dim(a.Lens, 0), 2)
+	}
 	if c.err != nil {
 		return c.result()
 	}

@@ -144,8 +144,8 @@ type KVCopyArgs struct {
 // Scores and the softmax are float32. With a bf16 cache a backend may round Q and
 // the probabilities to bf16 before the products; with an f32 cache it may not.
 // The order of the sum depends only on the absolute position of the token, so
-// chunking a prompt changes no bit. Leading blocks that neighbouring sequences
-// have in common may be read once for all of them, with the same bits.
+// chunking a prompt changes no bit. Leading blocks that sequences have in common may
+// be read once for all of them, with the same bits; Shared tells of them.
 type PagedAttentionArgs struct {
 	Out, Q Tensor // [T,Hq,D] bf16 or f32
 	KV     KV
@@ -153,6 +153,10 @@ type PagedAttentionArgs struct {
 	Starts Tensor // [B+1] i32
 	Lens   Tensor // [B] i32; 0 = padding row, Out is zero
 	Tables Tensor // [B,maxBlocks] i32
+	// Shared is a hint, [B,2] i32; no Buf: none. Row b is (leader, n): the first n keys
+	// of sequence b are, block by block, those of sequence leader < b, which has no
+	// leader itself; (b, 0) = it has none. It must be true.
+	Shared Tensor
 	Scale  float32
 	// Host-side upper bounds for planning; must hold.
 	MaxRows int // largest Starts[b+1]-Starts[b]

@@ -153,6 +153,7 @@ func (b *Backend) KVCopy(a kernels.KVCopyArgs) error {
 const (
 	partitionKeys = 128 // keys of a partition (src/attention.cuh)
 	mmaRows       = 16  // rows of one mma tile: what the split kernel takes
+	maxShared     = 128 // sequences of the kernel for shared keys
 )
 
 // attentionShared is the dynamic shared memory of the tensor-core kernels for a head
@@ -161,6 +162,9 @@ func attentionShared(d, tiles int) int { return tiles * partitionKeys * d * 2 }
 
 // splitShared is the static shared memory of the split kernel.
 const splitShared = 5 << 10
+
+// sharedCtas is how many ctas of the kernel for shared keys fit on a multiprocessor.
+const sharedCtas = 3
 
 // splitTiles is how many tiles the split kernel has under way: three where they fit.
 func (b *Backend) splitTiles(d int) int {
@@ -199,7 +203,7 @@ func (b *Backend) PagedAttention(a kernels.PagedAttentionArgs) error {
 	if err != nil {
 		return err
 	}
-	if err := b.own("PagedAttention", a.Out, a.Q, a.Starts, a.Lens, a.Tables); err != nil {
+	if err := b.own("PagedAttention", a.Out, a.Q, a.Starts, a.Lens, a.Tables, a.Shared); err != nil {
 		return err
 	}
 	s := c.shape
@@ -208,6 +212,9 @@ func (b *Backend) PagedAttention(a kernels.PagedAttentionArgs) error {
 		OutStride: int64(a.Out.RowStride()), QStride: int64(a.Q.RowStride()), TableStride: int64(a.Tables.RowStride()), BlockElements: c.blockElements(),
 		Sequences: int32(a.Lens.Rows()), QHeads: int32(a.Q.Shape[1]), KvHeads: int32(s.Heads), HeadDim: int32(s.HeadDim),
 		OutDt: code(a.Out.DType), QDt: code(a.Q.DType), KvDt: code(s.DType), Scale: a.Scale,
+	}
+	if p.Sequences > 1 && p.Sequences <= maxShared && a.MaxRows == 1 {
+		p.Shared = at(a.Shared)
 	}
 	return b.do(func() error {
 		return inSlices(int(p.Sequences), maxGridY, func(lo, n int) error {
@@ -227,15 +234,17 @@ func (b *Backend) PagedAttention(a kernels.PagedAttentionArgs) error {
 // pagedMMA runs the split kernels for sequences of few rows and the walking kernel
 // for the others; which sequence is whose is decided on the device.
 func (b *Backend) pagedMMA(p *attentionParams, c *cache, layer, maxRows, maxLen int) error {
-	walk, split, join := kAttentionWalk128, kAttentionSplit128, kAttentionJoin128
+	walk, split, shared, join := kAttentionWalk128, kAttentionSplit128, kAttentionShared128, kAttentionJoin128
 	if p.HeadDim == 64 {
-		walk, split, join = kAttentionWalk64, kAttentionSplit64, kAttentionJoin64
+		walk, split, shared, join = kAttentionWalk64, kAttentionSplit64, kAttentionShared64, kAttentionJoin64
 	}
 	d, group := int(p.HeadDim), int(p.QHeads/p.KvHeads)
-	shared := attentionShared(d, 2)
 	if limit, rows := splitRows(group, maxRows); rows > 0 {
 		parts := partitions(maxLen)
 		per := b.splitWalk(parts, int(p.Sequences*p.KvHeads))
+		if p.Shared != 0 {
+			per = 0 // all of them leave partial results
+		}
 		tiles := b.splitTiles(d)
 		p.SplitRows, p.PartialRows, p.Partitions, p.Walk, p.Slots = int32(limit), int32(rows), int32(parts), int32(per), int32(tiles)
 		if per < parts {
@@ -244,9 +253,16 @@ func (b *Backend) pagedMMA(p *attentionParams, c *cache, layer, maxRows, maxLen 
 				return err
 			}
 		}
-		grid := driver.Dim{X: (parts + per - 1) / per, Y: int(p.KvHeads), Z: int(p.Sequences)}
-		// A cta of one partition has no third tile.
-		if err := run(b, split, grid, 128, attentionShared(d, min(tiles, 2*per)), p); err != nil {
+		var err error
+		if p.Shared != 0 {
+			items := parts * int(p.KvHeads*p.Sequences)
+			err = run(b, shared, driver.Dim{X: min(items, sharedCtas*b.sms), Y: 1, Z: 1}, 128, attentionShared(d, 2), p)
+		} else {
+			grid := driver.Dim{X: (parts + per - 1) / per, Y: int(p.KvHeads), Z: int(p.Sequences)}
+			// A cta of one partition has no third tile.
+			err = run(b, split, grid, 128, attentionShared(d, min(tiles, 2*per)), p)
+		}
+		if err != nil {
 			return err
 		}
 		if per < parts {
@@ -260,7 +276,7 @@ func (b *Backend) pagedMMA(p *attentionParams, c *cache, layer, maxRows, maxLen 
 			return err
 		}
 		tiles := (maxRows*group + 63) / 64
-		return run(b, walk, driver.Dim{X: tiles, Y: int(p.KvHeads), Z: int(p.Sequences)}, 128, shared, p)
+		return run(b, walk, driver.Dim{X: tiles, Y: int(p.KvHeads), Z: int(p.Sequences)}, 128, attentionShared(d, 2), p)
 	}
 	return nil
 }

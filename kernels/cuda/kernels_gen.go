@@ -233,7 +233,7 @@ type linearStreamParams struct {
 	_          [36]byte
 }
 
-// attentionParams mirrors struct AttentionParams of src/params.cuh: 176 bytes.
+// attentionParams mirrors struct AttentionParams of src/params.cuh: 184 bytes.
 type attentionParams struct {
 	Out           driver.Ptr
 	Q             driver.Ptr
@@ -243,6 +243,7 @@ type attentionParams struct {
 	Starts        driver.Ptr
 	Lens          driver.Ptr
 	Tables        driver.Ptr
+	Shared        driver.Ptr
 	Partial       driver.Ptr
 	OutStride     int64
 	QStride       int64
@@ -272,7 +273,7 @@ type attentionMapParams struct {
 	VMap      driver.TensorMap
 	Attention attentionParams
 	Row0      int32
-	_         [12]byte
+	_         [4]byte
 }
 
 // argMaxParams mirrors struct ArgMaxParams of src/params.cuh: 56 bytes.
@@ -300,6 +301,8 @@ const (
 	kAttentionWalk128
 	kAttentionSplit64
 	kAttentionSplit128
+	kAttentionShared64
+	kAttentionShared128
 	kAttentionJoin64
 	kAttentionJoin128
 	kAttentionTile64
@@ -354,16 +357,18 @@ const (
 var kernelTable = [numKernels]kernelInfo{
 	kArgmaxPart:            {name: "argmax_part", file: "argmax", threads: 256, paramBytes: 56},
 	kArgmaxJoin:            {name: "argmax_join", file: "argmax", threads: 32, paramBytes: 56},
-	kAttentionPaged:        {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 176},
-	kAttentionSegment:      {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 176},
-	kAttentionWalk64:       {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionWalk128:      {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionSplit64:      {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionSplit128:     {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionJoin64:       {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 176},
-	kAttentionJoin128:      {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionTile64:       {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 176},
-	kAttentionTile128:      {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 176},
+	kAttentionPaged:        {name: "attention_paged", file: "attention_general", threads: 128, paramBytes: 184},
+	kAttentionSegment:      {name: "attention_segment", file: "attention_general", threads: 128, paramBytes: 184},
+	kAttentionWalk64:       {name: "attention_walk_64", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionWalk128:      {name: "attention_walk_128", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionSplit64:      {name: "attention_split_64", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionSplit128:     {name: "attention_split_128", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionShared64:     {name: "attention_shared_64", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionShared128:    {name: "attention_shared_128", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionJoin64:       {name: "attention_join_64", file: "attention_mma", threads: 64, paramBytes: 184},
+	kAttentionJoin128:      {name: "attention_join_128", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionTile64:       {name: "attention_tile_64", file: "attention_mma", threads: 128, paramBytes: 184},
+	kAttentionTile128:      {name: "attention_tile_128", file: "attention_mma", threads: 128, paramBytes: 184},
 	kAttentionWgmmaWalk64:  {name: "attention_wgmma_walk_64", file: "attention_wgmma", threads: 384, paramBytes: 448},
 	kAttentionWgmmaWalk128: {name: "attention_wgmma_walk_128", file: "attention_wgmma", threads: 384, paramBytes: 448},
 	kAttentionWgmmaTile64:  {name: "attention_wgmma_tile_64", file: "attention_wgmma", threads: 512, paramBytes: 448},
@@ -425,7 +430,7 @@ var layout = map[string][]int{
 	"linearParams":       {136, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124, 128},
 	"linearTileParams":   {704, 0, 128, 256, 384, 512, 648},
 	"linearStreamParams": {320, 0, 128, 264, 272, 276, 280},
-	"attentionParams":    {176, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 168},
-	"attentionMapParams": {448, 0, 128, 256, 432},
+	"attentionParams":    {184, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 168, 172, 176},
+	"attentionMapParams": {448, 0, 128, 256, 440},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

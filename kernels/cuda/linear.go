@@ -318,6 +318,7 @@ var (
 func (b *Backend) allowShared() error {
 	limits := map[kernelID]int{
 		kAttentionWalk128: attentionShared(128, 2), kAttentionTile128: attentionShared(128, 2),
+		kAttentionShared64: attentionShared(64, 2), kAttentionShared128: attentionShared(128, 2),
 		kAttentionSplit64: attentionShared(64, b.splitTiles(64)), kAttentionSplit128: attentionShared(128, b.splitTiles(128)),
 	}
 	for _, k := range []tiledKernel{skinny8, skinny16, gemm64x32, gemm64x64, gemm128} {

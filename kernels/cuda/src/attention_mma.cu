@@ -9,8 +9,11 @@
 //    Warp w computes the scores of keys 32w..32w+31 and, after an exchange through
 //    shared memory, the dimensions w*D/4.. of the weighted sum. A cta that has all
 //    partitions of its rows merges them; else attention_join does, in order.
+//  - shared: split for sequences of one token (decode) of which some begin with the same
+//    blocks: a cta takes a partition for all sequences that have it, so that its keys are
+//    read once, 16 rows at a time.
 //
-// The two agree bit for bit: scores are one chain over d, the sum of a row's
+// They agree bit for bit: scores are one chain over d, the sum of a row's
 // exponentials is ((b0+b1)+b2)+b3 over blocks of 32 keys, weighted sums are one
 // chain over the partition's keys in steps of 16, merged as attention.cuh says.
 #include "attention.cuh"
@@ -205,14 +208,77 @@ template <int D> DEVICE float *partial_at(const AttentionParams &p, int b, int k
   return static_cast<float *>(p.partial) + (((int64_t(b) * p.kv_heads + kv_head) * p.partitions + part) * p.partial_rows + row) * (D + 2);
 }
 
+// What the four warps of a cta tell each other about 16 rows and a partition.
+struct Exchange {
+  float maxima[4][16], sums[4][16];
+  uint32_t probs[4][32][8];  // A fragments by block of 32 keys, lane
+};
+
+// The warp's scores of 16 rows and its 32 keys of the partition at s0; their maxima go to the others.
+template <int D> DEVICE void post_scores(Exchange &x, float (*s)[4], const uint32_t (*q)[4], const unsigned char *k_shared, bool busy, int s0, int limit_lo, int limit_hi, int warp, int lane) {
+  float m_lo = -INFINITY, m_hi = -INFINITY;
+  if (busy) {
+    score_block<D>(s, q, k_shared, warp * 32, lane);
+    mask_block(s, s0 + warp * 32, limit_lo, limit_hi, lane);
+    m_lo = quad_max(block_max(s, 0), lane);
+    m_hi = quad_max(block_max(s, 1), lane);
+  }
+  if ((lane & 3) == 0) {
+    x.maxima[warp][lane >> 2] = m_lo;
+    x.maxima[warp][(lane >> 2) + 8] = m_hi;
+  }
+}
+
+// The rows' maxima, after a sync; the warp's exponentials go to the others.
+DEVICE Pair post_exponentials(Exchange &x, const float (*s)[4], bool busy, float scale, int warp, int lane) {
+  const int r_lo = lane >> 2, r_hi = r_lo + 8;
+  const float m_lo = mul_rn(fmaxf(fmaxf(x.maxima[0][r_lo], x.maxima[1][r_lo]), fmaxf(x.maxima[2][r_lo], x.maxima[3][r_lo])), scale);
+  const float m_hi = mul_rn(fmaxf(fmaxf(x.maxima[0][r_hi], x.maxima[1][r_hi]), fmaxf(x.maxima[2][r_hi], x.maxima[3][r_hi])), scale);
+  if (busy) {
+    uint32_t mine[2][4];
+    const Pair e = exponentials(s, mine, scale, m_lo, m_hi, lane);
+    UNROLL for (int i = 0; i < 8; i++) x.probs[warp][lane][i] = mine[i >> 2][i & 3];
+    if ((lane & 3) == 0) {
+      x.sums[warp][r_lo] = e.lo;
+      x.sums[warp][r_hi] = e.hi;
+    }
+  }
+  return {m_lo, m_hi};
+}
+
+// The warp's dimensions of the weighted sum, and the rows' sums of exponentials, after another sync.
+template <int D> DEVICE Pair weigh_all(float (*acc)[4], const Exchange &x, int blocks, const unsigned char *v_shared, int warp, int lane) {
+  uint32_t a[8][4];
+  Pair l = {0.f, 0.f};
+  UNROLL for (int w = 0; w < 4; w++) {
+    if (w >= blocks) continue;
+    UNROLL for (int i = 0; i < 8; i++) a[w * 2 + (i >> 2)][i & 3] = x.probs[w][lane][i];
+    l.lo = add_rn(l.lo, x.sums[w][lane >> 2]);
+    l.hi = add_rn(l.hi, x.sums[w][(lane >> 2) + 8]);
+  }
+  weigh<D, D / 32>(acc, a, blocks * 2, v_shared, warp * (D / 4), lane);
+  return l;
+}
+
+// Writes the warp's part of a row's partial result.
+template <int D> DEVICE void write_partial(float *to, const float (*acc)[4], int half, float m, float l, int warp, int lane) {
+  if (warp == 0 && (lane & 3) == 0) {
+    to[0] = m;
+    to[1] = l;
+  }
+  UNROLL for (int i = 0; i < D / 32; i++) {
+    to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2] = acc[i][half * 2];
+    to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2 + 1] = acc[i][half * 2 + 1];
+  }
+}
+
 // Some partitions of at most 16 rows: p.walk of them, or all, whose result is then the cta's own.
 //
 // Tiles of 128 keys and 128 values alternate in a ring of three (two where shared memory
 // is short): while one is worked on, the others are on their way.
 template <int D> DEVICE void split(const AttentionParams &p) {
   DYNAMIC_SHARED(shared);
-  SHARED float maxima[4][16], sums[4][16];
-  SHARED uint32_t probs[4][32][8];  // A fragments by block of 32 keys, lane
+  SHARED Exchange x;
   constexpr int kTile = kPartition * D * 2;
   const int kv_head = block_y, b = block_z, group = p.q_heads / p.kv_heads;
   const int lane = thread_x & 31, warp = thread_x >> 5;
@@ -259,61 +325,22 @@ template <int D> DEVICE void split(const AttentionParams &p) {
     if (deep) load(tile + 2, next_slot);
     else load(tile + 1, v_slot);
     float s[4][4];
-    float m_lo = -INFINITY, m_hi = -INFINITY;
-    if (busy) {
-      score_block<D>(s, q, shared + k_slot * kTile, warp * 32, lane);
-      mask_block(s, s0 + warp * 32, limit_lo, limit_hi, lane);
-      m_lo = quad_max(block_max(s, 0), lane);
-      m_hi = quad_max(block_max(s, 1), lane);
-    }
-    if ((lane & 3) == 0) {
-      maxima[warp][r_lo] = m_lo;
-      maxima[warp][r_hi] = m_hi;
-    }
+    post_scores<D>(x, s, q, shared + k_slot * kTile, busy, s0, limit_lo, limit_hi, warp, lane);
     sync_block();  // the keys have been read
     load(deep ? tile + 3 : tile + 2, k_slot);
-    m_lo = mul_rn(fmaxf(fmaxf(maxima[0][r_lo], maxima[1][r_lo]), fmaxf(maxima[2][r_lo], maxima[3][r_lo])), scale);
-    m_hi = mul_rn(fmaxf(fmaxf(maxima[0][r_hi], maxima[1][r_hi]), fmaxf(maxima[2][r_hi], maxima[3][r_hi])), scale);
-    if (busy) {
-      uint32_t mine[2][4];
-      const Pair e = exponentials(s, mine, scale, m_lo, m_hi, lane);
-      UNROLL for (int i = 0; i < 8; i++) probs[warp][lane][i] = mine[i >> 2][i & 3];
-      if ((lane & 3) == 0) {
-        sums[warp][r_lo] = e.lo;
-        sums[warp][r_hi] = e.hi;
-      }
-    }
+    const Pair m = post_exponentials(x, s, busy, scale, warp, lane);
     if (deep) copy_wait<2>();
     else copy_wait<1>();
     sync_block();  // the values and the exponentials are there
-    uint32_t a[8][4];
-    Pair l = {0.f, 0.f};
-    UNROLL for (int w = 0; w < 4; w++) {
-      if (w >= blocks) continue;
-      UNROLL for (int i = 0; i < 8; i++) a[w * 2 + (i >> 2)][i & 3] = probs[w][lane][i];
-      l.lo = add_rn(l.lo, sums[w][r_lo]);
-      l.hi = add_rn(l.hi, sums[w][r_hi]);
-    }
     float acc[N][4] = {};
-    weigh<D, N>(acc, a, blocks * 2, shared + v_slot * kTile, warp * (D / 4), lane);
+    const Pair l = weigh_all<D>(acc, x, blocks, shared + v_slot * kTile, warp, lane);
     k_slot = next_slot;
     if (p.walk < p.partitions) {
-      UNROLL for (int h = 0; h < 2; h++) {
-        const int r = h ? r_hi : r_lo;
-        if (r >= rows) continue;
-        float *to = partial_at<D>(p, b, kv_head, s0 / kPartition, r);
-        if (warp == 0 && (lane & 3) == 0) {
-          to[0] = h ? m_hi : m_lo;
-          to[1] = h ? l.hi : l.lo;
-        }
-        UNROLL for (int i = 0; i < N; i++) {
-          to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2] = acc[i][h * 2];
-          to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2 + 1] = acc[i][h * 2 + 1];
-        }
-      }
+      if (r_lo < rows) write_partial<D>(partial_at<D>(p, b, kv_head, s0 / kPartition, r_lo), acc, 0, m.lo, l.lo, warp, lane);
+      if (r_hi < rows) write_partial<D>(partial_at<D>(p, b, kv_head, s0 / kPartition, r_hi), acc, 1, m.hi, l.hi, warp, lane);
       continue;
     }
-    const Merge f_lo = merge(run_lo, m_lo, l.lo), f_hi = merge(run_hi, m_hi, l.hi);
+    const Merge f_lo = merge(run_lo, m.lo, l.lo), f_hi = merge(run_hi, m.hi, l.hi);
     UNROLL for (int i = 0; i < N; i++) {
       out[i][0] = merged(out[i][0], acc[i][0], f_lo);
       out[i][1] = merged(out[i][1], acc[i][1], f_lo);
@@ -335,6 +362,106 @@ template <int D> DEVICE void split(const AttentionParams &p) {
   }
 }
 
+// Where a thread's v lies in a row of all threads' v; ends with a sync of the cta.
+struct Place { int before, all; };
+DEVICE Place place_of(int v, int *sums, int warp, int lane) {
+  int upto = v;
+  UNROLL for (int m = 1; m < 32; m <<= 1) {
+    const int other = int(shuffle(uint32_t(upto), max(lane - m, 0)));
+    if (lane >= m) upto += other;
+  }
+  if (lane == 31) sums[warp] = upto;
+  sync_block();
+  Place p = {upto - v, 0};
+  UNROLL for (int w = 0; w < kThreads / 32; w++) {
+    if (w < warp) p.before += sums[w];
+    p.all += sums[w];
+  }
+  return p;
+}
+
+// Sequences of at most one token each, at most kThreads of them, a thread each for the
+// plan; p.shared tells whose keys they begin with. An item is a partition of a leader and
+// of those that share it with him, or one of a sequence alone. The ctas take items in
+// turn; all results are partial ones.
+//
+// What items there are follows from lengths and p.shared alone, and keys that were there
+// before this step do not depend on the kernel in front either: both come before wait_previous.
+template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
+  DYNAMIC_SHARED(shared);
+  SHARED Exchange x;
+  SHARED int leader[kThreads], whole[kThreads], members[kThreads], plan_sums[kThreads / 32], sums[kThreads / 32], item_of[2];
+  constexpr int kTile = kPartition * D * 2;
+  unsigned char *k_shared = shared, *v_shared = shared + kTile;
+  const int group = p.q_heads / p.kv_heads, lane = thread_x & 31, warp = thread_x >> 5, me = thread_x;
+  const float scale = mul_rn(p.scale, kLog2E);
+  overlap_next();
+  const int32_t *pairs = static_cast<const int32_t *>(p.shared);
+  Span mine = {0, 0, 0, true};
+  if (me < p.sequences) mine = paged_span(p, me);
+  if (mine.rows < 1) mine.keys = 0;
+  leader[me] = mine.keys > 0 ? pairs[2 * me] : me;
+  whole[me] = max(mine.keys - 1, 0) / kPartition;  // partitions that were full before this step
+  sync_block();
+  const int my_leader = leader[me];
+  const bool follows = my_leader >= 0 && my_leader < me && leader[my_leader] == my_leader;
+  const int common = follows ? min(min(pairs[2 * me + 1] / kPartition, whole[me]), whole[my_leader]) : 0;
+  const int own = (mine.keys + kPartition - 1) / kPartition - common;  // items that begin with this sequence
+  const Place plan = place_of(own, plan_sums, warp, lane);
+  bool waited = false;
+  for (int item = block_x; item < plan.all * p.kv_heads; item += grid_x) {
+    const int kv_head = item % p.kv_heads, at = item / p.kv_heads - plan.before;
+    if (at >= 0 && at < own) {
+      item_of[0] = me;
+      item_of[1] = common + at;
+    }
+    sync_block();
+    const int b = item_of[0], part = item_of[1], s0 = part * kPartition;
+    const int count = min(kPartition, paged_span(p, b).keys - s0), blocks = (count + 31) / 32;
+    if (!waited && part >= whole[b]) {
+      wait_previous();
+      waited = true;
+    }
+    const Keys keys = paged_keys(p, b, kv_head);
+    load_keys<D, false>(k_shared, keys, s0, count, blocks * 32);
+    copy_commit();
+    load_keys<D, true>(v_shared, keys, s0, count, blocks * 32);
+    copy_commit();
+    if (!waited) {
+      wait_previous();
+      waited = true;
+    }
+    const bool member = me == b || follows && my_leader == b && common > part;
+    const Place place = place_of(member, sums, warp, lane);
+    if (member) members[place.before] = me;
+    copy_wait<1>();
+    sync_block();  // the keys and the members are there
+    const bool busy = warp < blocks;
+    const int rows = place.all * group;
+    for (int r0 = 0; r0 < rows; r0 += 16) {
+      uint32_t q[D / 16][4];
+      load_q<D>(q, lane, [&](int r) -> const uint32_t * {
+        r += r0;
+        if (r >= rows) return nullptr;
+        const int64_t row = static_cast<const int32_t *>(p.starts)[members[r / group]];
+        return reinterpret_cast<const uint32_t *>(static_cast<const bf16 *>(p.q) + row * p.q_stride + int64_t(kv_head * group + r % group) * D);
+      });
+      const int r_lo = r0 + (lane >> 2), r_hi = r_lo + 8, limit = s0 + count;
+      float s[4][4], acc[D / 32][4] = {};
+      post_scores<D>(x, s, q, k_shared, busy, s0, r_lo < rows ? limit : 0, r_hi < rows ? limit : 0, warp, lane);
+      sync_block();
+      const Pair m = post_exponentials(x, s, busy, scale, warp, lane);
+      copy_wait<0>();
+      sync_block();  // the values and the exponentials are there
+      const Pair l = weigh_all<D>(acc, x, blocks, v_shared, warp, lane);
+      if (r_lo < rows) write_partial<D>(partial_at<D>(p, members[r_lo / group], kv_head, part, r_lo % group), acc, 0, m.lo, l.lo, warp, lane);
+      if (r_hi < rows) write_partial<D>(partial_at<D>(p, members[r_hi / group], kv_head, part, r_hi % group), acc, 1, m.hi, l.hi, warp, lane);
+    }
+    sync_block();  // keys, values and members have been read
+  }
+  if (!waited) wait_previous();
+}
+
 // Merges the partitions of a row. grid (row, kv head, sequence), a thread a dimension.
 template <int D> DEVICE void join(const AttentionParams &p) {
   const int row = block_x, kv_head = block_y, b = block_z, group = p.q_heads / p.kv_heads, d = thread_x;
@@ -343,7 +470,7 @@ template <int D> DEVICE void join(const AttentionParams &p) {
   const Span span = paged_span(p, b);
   if (row >= span.rows * group || span.rows * group > p.split_rows) return;
   const int parts = (span.visible(row / group) + kPartition - 1) / kPartition;
-  constexpr int kBatch = 9;  // results under way at a time
+  constexpr int kBatch = 14;  // results under way at a time
   Running run;
   float out = 0.f;
   for (int i0 = 0; i0 < parts; i0 += kBatch) {
@@ -385,11 +512,13 @@ template <int D> DEVICE void walk_segment(const AttentionParams &p) {
 
 }  // namespace
 
-// Shared bytes: 2 * 128 * D * 2, split p.slots * 128 * D * 2.
+// Shared bytes: 2 * 128 * D * 2, split p.slots * 128 * D * 2, join none.
 KERNEL(attention_walk_64, AttentionParams, 128, 2) { walk_paged<64>(p); }
 KERNEL(attention_walk_128, AttentionParams, 128, 2) { walk_paged<128>(p); }
 KERNEL(attention_split_64, AttentionParams, 128, 2) { split<64>(p); }
 KERNEL(attention_split_128, AttentionParams, 128, 2) { split<128>(p); }
+KERNEL(attention_shared_64, AttentionParams, 128, 3) { shared_prefix<64>(p); }
+KERNEL(attention_shared_128, AttentionParams, 128, 3) { shared_prefix<128>(p); }
 KERNEL(attention_join_64, AttentionParams, 64, 1) { join<64>(p); }
 KERNEL(attention_join_128, AttentionParams, 128, 1) { join<128>(p); }
 KERNEL(attention_tile_64, AttentionParams, 128, 2) { walk_segment<64>(p); }

@@ -210,7 +210,7 @@ static_assert(__builtin_offsetof(LinearStreamParams, passes) == 272, "LinearStre
 static_assert(__builtin_offsetof(LinearStreamParams, eps) == 276, "LinearStreamParams.eps: offset");
 static_assert(__builtin_offsetof(LinearStreamParams, round_first) == 280, "LinearStreamParams.round_first: offset");
 #endif
-static_assert(sizeof(AttentionParams) == 176, "AttentionParams: size");
+static_assert(sizeof(AttentionParams) == 184, "AttentionParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(AttentionParams, out) == 0, "AttentionParams.out: offset");
 static_assert(__builtin_offsetof(AttentionParams, q) == 8, "AttentionParams.q: offset");
@@ -220,33 +220,34 @@ static_assert(__builtin_offsetof(AttentionParams, cache) == 32, "AttentionParams
 static_assert(__builtin_offsetof(AttentionParams, starts) == 40, "AttentionParams.starts: offset");
 static_assert(__builtin_offsetof(AttentionParams, lens) == 48, "AttentionParams.lens: offset");
 static_assert(__builtin_offsetof(AttentionParams, tables) == 56, "AttentionParams.tables: offset");
-static_assert(__builtin_offsetof(AttentionParams, partial) == 64, "AttentionParams.partial: offset");
-static_assert(__builtin_offsetof(AttentionParams, out_stride) == 72, "AttentionParams.out_stride: offset");
-static_assert(__builtin_offsetof(AttentionParams, q_stride) == 80, "AttentionParams.q_stride: offset");
-static_assert(__builtin_offsetof(AttentionParams, k_stride) == 88, "AttentionParams.k_stride: offset");
-static_assert(__builtin_offsetof(AttentionParams, v_stride) == 96, "AttentionParams.v_stride: offset");
-static_assert(__builtin_offsetof(AttentionParams, table_stride) == 104, "AttentionParams.table_stride: offset");
-static_assert(__builtin_offsetof(AttentionParams, block_elements) == 112, "AttentionParams.block_elements: offset");
-static_assert(__builtin_offsetof(AttentionParams, sequences) == 120, "AttentionParams.sequences: offset");
-static_assert(__builtin_offsetof(AttentionParams, q_heads) == 124, "AttentionParams.q_heads: offset");
-static_assert(__builtin_offsetof(AttentionParams, kv_heads) == 128, "AttentionParams.kv_heads: offset");
-static_assert(__builtin_offsetof(AttentionParams, head_dim) == 132, "AttentionParams.head_dim: offset");
-static_assert(__builtin_offsetof(AttentionParams, out_dt) == 136, "AttentionParams.out_dt: offset");
-static_assert(__builtin_offsetof(AttentionParams, q_dt) == 140, "AttentionParams.q_dt: offset");
-static_assert(__builtin_offsetof(AttentionParams, kv_dt) == 144, "AttentionParams.kv_dt: offset");
-static_assert(__builtin_offsetof(AttentionParams, partitions) == 148, "AttentionParams.partitions: offset");
-static_assert(__builtin_offsetof(AttentionParams, partial_rows) == 152, "AttentionParams.partial_rows: offset");
-static_assert(__builtin_offsetof(AttentionParams, split_rows) == 156, "AttentionParams.split_rows: offset");
-static_assert(__builtin_offsetof(AttentionParams, walk) == 160, "AttentionParams.walk: offset");
-static_assert(__builtin_offsetof(AttentionParams, slots) == 164, "AttentionParams.slots: offset");
-static_assert(__builtin_offsetof(AttentionParams, scale) == 168, "AttentionParams.scale: offset");
+static_assert(__builtin_offsetof(AttentionParams, shared) == 64, "AttentionParams.shared: offset");
+static_assert(__builtin_offsetof(AttentionParams, partial) == 72, "AttentionParams.partial: offset");
+static_assert(__builtin_offsetof(AttentionParams, out_stride) == 80, "AttentionParams.out_stride: offset");
+static_assert(__builtin_offsetof(AttentionParams, q_stride) == 88, "AttentionParams.q_stride: offset");
+static_assert(__builtin_offsetof(AttentionParams, k_stride) == 96, "AttentionParams.k_stride: offset");
+static_assert(__builtin_offsetof(AttentionParams, v_stride) == 104, "AttentionParams.v_stride: offset");
+static_assert(__builtin_offsetof(AttentionParams, table_stride) == 112, "AttentionParams.table_stride: offset");
+static_assert(__builtin_offsetof(AttentionParams, block_elements) == 120, "AttentionParams.block_elements: offset");
+static_assert(__builtin_offsetof(AttentionParams, sequences) == 128, "AttentionParams.sequences: offset");
+static_assert(__builtin_offsetof(AttentionParams, q_heads) == 132, "AttentionParams.q_heads: offset");
+static_assert(__builtin_offsetof(AttentionParams, kv_heads) == 136, "AttentionParams.kv_heads: offset");
+static_assert(__builtin_offsetof(AttentionParams, head_dim) == 140, "AttentionParams.head_dim: offset");
+static_assert(__builtin_offsetof(AttentionParams, out_dt) == 144, "AttentionParams.out_dt: offset");
+static_assert(__builtin_offsetof(AttentionParams, q_dt) == 148, "AttentionParams.q_dt: offset");
+static_assert(__builtin_offsetof(AttentionParams, kv_dt) == 152, "AttentionParams.kv_dt: offset");
+static_assert(__builtin_offsetof(AttentionParams, partitions) == 156, "AttentionParams.partitions: offset");
+static_assert(__builtin_offsetof(AttentionParams, partial_rows) == 160, "AttentionParams.partial_rows: offset");
+static_assert(__builtin_offsetof(AttentionParams, split_rows) == 164, "AttentionParams.split_rows: offset");
+static_assert(__builtin_offsetof(AttentionParams, walk) == 168, "AttentionParams.walk: offset");
+static_assert(__builtin_offsetof(AttentionParams, slots) == 172, "AttentionParams.slots: offset");
+static_assert(__builtin_offsetof(AttentionParams, scale) == 176, "AttentionParams.scale: offset");
 #endif
 static_assert(sizeof(AttentionMapParams) == 448, "AttentionMapParams: size");
 #ifdef MC_SIM
 static_assert(__builtin_offsetof(AttentionMapParams, k_map) == 0, "AttentionMapParams.k_map: offset");
 static_assert(__builtin_offsetof(AttentionMapParams, v_map) == 128, "AttentionMapParams.v_map: offset");
 static_assert(__builtin_offsetof(AttentionMapParams, attention) == 256, "AttentionMapParams.attention: offset");
-static_assert(__builtin_offsetof(AttentionMapParams, row0) == 432, "AttentionMapParams.row0: offset");
+static_assert(__builtin_offsetof(AttentionMapParams, row0) == 440, "AttentionMapParams.row0: offset");
 #endif
 static_assert(sizeof(ArgMaxParams) == 56, "ArgMaxParams: size");
 #ifdef MC_SIM

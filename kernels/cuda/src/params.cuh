@@ -239,6 +239,7 @@ struct AttentionParams {
   ptr starts;
   ptr lens;
   ptr tables;
+  ptr shared;
   ptr partial;
   i64 out_stride;
   i64 q_stride;
