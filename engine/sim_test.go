@@ -192,6 +192,53 @@ func TestStepsBegunEarly(t *testing.T) {
 	}
 }
 
+// TestSharedPrefixSimulatedGPU: requests that begin with the same long text, decoded together in
+// recorded steps that read its keys once, answer as each does alone.
+func TestSharedPrefixSimulatedGPU(t *testing.T) {
+	needSimulator(t)
+	files := smallModel(t)
+	open := func(c engine.Config) *engine.Engine {
+		c.Device, c.Verify, c.ContextTokens = "sim:1", true, 512
+		e, err := engine.OpenFS(t.Context(), files, "small", c)
+		require.NoError(t, err)
+		return e
+	}
+	var requests []engine.Request
+	for i := range 5 {
+		r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: true, MaxTokens: 20 + i}
+		r.Messages = []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Text: strings.Repeat("a b c ", 95) + strings.Repeat("d ", 7*i)}}}}
+		requests = append(requests, r)
+	}
+	alone := open(engine.Config{DisablePrefixCache: true, MaxSequences: 1})
+	var want []outcome
+	for _, r := range requests {
+		res, err := alone.Generate(t.Context(), r)
+		require.NoError(t, err)
+		require.Greater(t, res.Usage.PromptTokens, 256, "two partitions")
+		want = append(want, outcomeOf(res))
+	}
+	require.NoError(t, alone.Close())
+
+	e := open(engine.Config{MaxSequences: 8, StepTokens: 256})
+	_, err := e.Generate(t.Context(), requests[0]) // the prefix is in the cache now
+	require.NoError(t, err)
+	got := make([]outcome, len(requests))
+	var wg sync.WaitGroup
+	for i, r := range requests {
+		wg.Go(func() {
+			res, err := e.Generate(t.Context(), r)
+			if err != nil {
+				t.Errorf("request %d: %v", i, err)
+				return
+			}
+			got[i] = outcomeOf(res)
+		})
+	}
+	wg.Wait()
+	require.NoError(t, e.Close())
+	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+}
+
 // grey is a picture without much in it.
 func grey(width, height int) image.Image {
 	im := image.NewGray(image.Rect(0, 0, width, height))

@@ -207,3 +207,110 @@ func TestSameAttention(t *testing.T) {
 		}
 	})
 }
+
+// sharedBatch is a decode batch of which some sequences begin with the same blocks.
+type sharedBatch struct {
+	heads, kvHeads, d int
+	lens              []int
+	leaders, common   []int // of each sequence: whose blocks, and how many, it begins with
+	lie               bool  // it has blocks of its own all the same
+}
+
+// run attends with and without the hint and returns the bits of both.
+func (p sharedBatch) run(t *testing.T, b *Backend) (plain, shared []byte) {
+	t.Helper()
+	var owned []kernels.Tensor
+	defer func() {
+		for _, x := range owned {
+			x.Buf.Free()
+		}
+	}()
+	load := func(d kernels.DType, v []float32, shape ...int) kernels.Tensor {
+		x, err := tensor(b, d, v, shape...)
+		require.NoError(t, err)
+		owned = append(owned, x)
+		return x
+	}
+	n, width, blocks := len(p.lens), 0, 0
+	for _, l := range p.lens {
+		width = max(width, (l+kernels.BlockSize-1)/kernels.BlockSize)
+	}
+	table, pairs, lens, starts := make([]float32, n*width), []float32{}, []float32{}, []float32{0}
+	rows := 0
+	for s, l := range p.lens {
+		for i := range (l + kernels.BlockSize - 1) / kernels.BlockSize {
+			if p.leaders[s] != s && i < p.common[s] && !p.lie {
+				table[s*width+i] = table[p.leaders[s]*width+i]
+			} else {
+				table[s*width+i] = float32(blocks)
+				blocks++
+			}
+		}
+		rows += min(l, 1)
+		pairs = append(pairs, float32(p.leaders[s]), float32(p.common[s]*kernels.BlockSize))
+		lens, starts = append(lens, float32(l)), append(starts, float32(rows))
+	}
+	kv, err := b.NewKV(kernels.KVShape{Layers: 1, Blocks: blocks, Heads: p.kvHeads, HeadDim: p.d, DType: kernels.BF16})
+	require.NoError(t, err)
+	defer kv.Free()
+	keys := blocks * kernels.BlockSize
+	at := make([]float32, keys)
+	for i := range at {
+		at[i] = float32(i)
+	}
+	values := normal(2*keys*p.kvHeads*p.d + 1)
+	require.NoError(t, b.KVStore(kernels.KVStoreArgs{
+		KV: kv, K: load(kernels.BF16, values[:keys*p.kvHeads*p.d], keys, p.kvHeads, p.d), V: load(kernels.BF16, values[keys*p.kvHeads*p.d:][:keys*p.kvHeads*p.d], keys, p.kvHeads, p.d),
+		Slots: load(kernels.I32, at, keys),
+	}))
+	q := load(kernels.BF16, normal(rows*p.heads*p.d), rows, p.heads, p.d)
+	a := kernels.PagedAttentionArgs{
+		Q: q, KV: kv, Starts: load(kernels.I32, starts, n+1), Lens: load(kernels.I32, lens, n), Tables: load(kernels.I32, table, n, width),
+		Scale: float32(1 / math.Sqrt(float64(p.d))), MaxRows: 1, MaxLen: slices.Max(p.lens),
+	}
+	attend := func(hint kernels.Tensor) []byte {
+		a.Out, a.Shared = load(kernels.F32, slices.Repeat([]float32{7}, rows*p.heads*p.d), rows, p.heads, p.d), hint
+		require.NoError(t, b.PagedAttention(a))
+		got := make([]byte, rows*p.heads*p.d*4)
+		require.NoError(t, b.Download(got, a.Out))
+		return got
+	}
+	return attend(kernels.Tensor{}), attend(load(kernels.I32, pairs, n, 2))
+}
+
+// TestSharedKeys compares attention that reads what sequences share once with attention
+// that reads it for each, bit for bit.
+func TestSharedKeys(t *testing.T) {
+	check := func(t *testing.T, b *Backend, p sharedBatch) {
+		plain, shared := p.run(t, b)
+		sameBytes(t, fmt.Sprintf("%+v", p), plain, shared)
+	}
+	cases := []sharedBatch{
+		{8, 2, 128, []int{300, 310, 290, 400, 257}, []int{0, 0, 0, 0, 0}, []int{0, 8, 8, 9, 8}, false},                  // tails; five sequences of four rows
+		{4, 2, 64, []int{260, 260, 140, 1, 0, 500, 300}, []int{0, 0, 2, 3, 4, 0, 5}, []int{0, 8, 0, 0, 0, 5, 9}, false}, // not adjacent; follows a follower
+		{8, 8, 128, []int{129, 300, 128, 257}, []int{0, 0, 0, 1}, []int{0, 4, 3, 7}, false},                             // two leaders; a prefix that ends inside a partition; full by this step only
+		{16, 1, 64, []int{600, 700, 800}, []int{0, 0, 0}, []int{0, 18, 12}, false},                                      // sixteen rows a sequence
+		{6, 2, 64, []int{100, 90, 700}, []int{0, 0, 2}, []int{0, 2, 0}, false},                                          // less than a partition in common
+	}
+	t.Run("simulator", func(t *testing.T) {
+		b, _ := simulatedOn(t, simHopper)
+		for _, p := range cases {
+			check(t, b, p)
+		}
+		liar := cases[0]
+		liar.lie = true
+		plain, shared := liar.run(t, b)
+		require.NotEqual(t, plain, shared, "the hint is not used")
+	})
+	t.Run("device", func(t *testing.T) {
+		b := device(t, Options{})
+		for _, p := range cases {
+			check(t, b, p)
+		}
+		many := sharedBatch{heads: 32, kvHeads: 8, d: 128}
+		for i := range 100 {
+			many.lens, many.leaders, many.common = append(many.lens, 1500+i), append(many.leaders, i%3), append(many.common, min(i/3, 1)*45)
+		}
+		check(t, b, many)
+	})
+}

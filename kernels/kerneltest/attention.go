@@ -20,8 +20,9 @@ type pagedSpec struct {
 	rows, lens  []int // new tokens and length of each sequence
 	hq, hkv, d  int
 	kv, q, out  kernels.DType
-	stride      int // of Q
-	sharedFirst int // leading blocks that all sequences share
+	stride      int  // of Q
+	sharedFirst int  // leading blocks that all sequences share
+	hint        bool // attention is told that they do
 }
 
 // pages is a filled cache with the block tables of a batch.
@@ -98,9 +99,17 @@ func (s pagedSpec) call(w *world, p pages, out, q kernels.Tensor, seqs, rows, le
 	st := w.ints("Starts", starts, len(starts))
 	lt := w.ints("Lens", lengths, len(lengths))
 	tt := w.ints("Tables", tables, len(seqs), p.width)
+	var hint kernels.Tensor
+	if s.hint {
+		pairs := make([]int32, 2*len(seqs))
+		for i := range seqs[1:] {
+			pairs[2*i+3] = int32(s.sharedFirst * kernels.BlockSize)
+		}
+		hint = w.ints("Shared", pairs, len(seqs), 2)
+	}
 	if w.err == nil {
 		w.do(w.PagedAttention(kernels.PagedAttentionArgs{
-			Out: out, Q: q, KV: p.kv, Layer: pagedLayer, Starts: st, Lens: lt, Tables: tt,
+			Out: out, Q: q, KV: p.kv, Layer: pagedLayer, Starts: st, Lens: lt, Tables: tt, Shared: hint,
 			Scale: float32(1 / math.Sqrt(float64(s.d))), MaxRows: maxRows, MaxLen: maxLen,
 		}))
 	}
@@ -161,6 +170,8 @@ func pagedCases() []testCase {
 	}
 	s := pagedSpec{rows: []int{9, 1, 3}, lens: []int{90, 70, 99}, hq: 4, hkv: 2, d: 32, kv: bf16, q: bf16, out: bf16, sharedFirst: 2}
 	all = append(all, bound("PagedAttention", "shared_blocks", s.run))
+	s = pagedSpec{rows: []int{1, 1, 1}, lens: []int{300, 258, 270}, hq: 8, hkv: 2, d: 64, kv: bf16, q: bf16, out: bf16, sharedFirst: 8, hint: true}
+	all = append(all, bound("PagedAttention", "shared_blocks_hint", s.run))
 	all = append(all, copyCase(), staleCase(), largeScores(f32), largeScores(bf16))
 	return all
 }

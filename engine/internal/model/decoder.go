@@ -68,6 +68,7 @@ type Step struct {
 	Starts    kernels.Tensor // [B+1] i32
 	Lens      kernels.Tensor // [B] i32
 	Tables    kernels.Tensor // [B,W] i32
+	Shared    kernels.Tensor // [B,2] i32: see kernels.PagedAttentionArgs; no Buf: nothing is known
 	KV        kernels.KV
 	MaxRows   int
 	MaxLen    int
@@ -125,7 +126,7 @@ func (d *Decoder) attention(i int, s *Step) error {
 		return err
 	}
 	err = d.b.PagedAttention(kernels.PagedAttentionArgs{
-		Out: v.Attn, Q: v.Q, KV: s.KV, Layer: i, Starts: s.Starts, Lens: s.Lens, Tables: s.Tables,
+		Out: v.Attn, Q: v.Q, KV: s.KV, Layer: i, Starts: s.Starts, Lens: s.Lens, Tables: s.Tables, Shared: s.Shared,
 		Scale: d.scale, MaxRows: s.MaxRows, MaxLen: s.MaxLen,
 	})
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 
 // graphKey is the shape of a recorded step.
 type graphKey struct {
-	batch int // sequences, padded
-	width int // of the block tables
+	batch  int  // sequences, padded
+	width  int  // of the block tables
+	shared bool // attention is told what sequences share
 }
 
 // graphEntry is a shape that was seen; graph is nil until its second step.
@@ -42,10 +43,40 @@ func graphBatch(n int) int {
 // recordable reports whether a step is one token a sequence and nothing else.
 func (r *Runner) recordable(b *sched.Batch) (graphKey, bool) {
 	n := len(b.Items)
-	k := graphKey{graphBatch(n), b.TableWidth}
+	k := graphKey{batch: graphBatch(n), width: b.TableWidth}
 	ok := r.capture != nil && n > 0 && b.Tokens() == n && len(b.LogitRows) == n && len(b.Features) == 0 && len(b.Encodes) == 0 &&
 		k.batch <= min(r.cfg.MaxRows, r.cfg.StepTokens) && k.batch <= r.cfg.MaxSequences
+	k.shared = ok && r.shares(b.Tables, b.TableWidth, b.Lens)
 	return k, ok
+}
+
+// shares finds what sequences share, a (leader, keys) of each in r.shared as
+// kernels.PagedAttentionArgs has it, and reports whether that is a third of all they
+// read or more: else reading each for itself is as fast.
+func (r *Runner) shares(tables []int32, width int, lens []int32) bool {
+	r.shared = r.shared[:0]
+	saved, total := 0, 0
+	for i, n := range lens {
+		leader, most := i, 0
+		for j := range i {
+			if r.shared[2*j] != int32(j) {
+				continue // follows another
+			}
+			// The newest token of either is of this step.
+			whole := (int(min(n, lens[j])) - 1) / kernels.BlockSize
+			k := 0
+			for k < whole && tables[i*width+k] == tables[j*width+k] {
+				k++
+			}
+			if k > most {
+				leader, most = j, k
+			}
+		}
+		r.shared = append(r.shared, int32(leader), int32(most*kernels.BlockSize))
+		saved += most * kernels.BlockSize
+		total += int(n)
+	}
+	return total > 0 && 3*saved >= total
 }
 
 // runGraph executes a recordable step, and begins the next one before it waits for
@@ -207,6 +238,14 @@ func (r *Runner) dropGraphs() {
 type track struct {
 	id        int32 // of the row's argmax, once it is known
 	pos, slot int32 // slot -1: nothing
+}
+
+// length is how many keys the row's sequence has with this step's; 0 = nothing.
+func (t *track) length() int32 {
+	if t.slot < 0 {
+		return 0
+	}
+	return t.pos + 1
 }
 
 // follow notes what the step of a batch computes.

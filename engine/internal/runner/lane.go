@@ -25,6 +25,7 @@ type lane struct {
 	rowOf  []int              // row of each item of its batch
 	from   *lane              // where the ids of a step begun early come from
 	tables []int32            // of a step begun early
+	lens   []int32            // of it
 }
 
 // open allocates the lane's arrays, page-locked where the backend has that.
@@ -74,6 +75,7 @@ func (l *lane) upload(r *Runner, b *sched.Batch) error {
 	a.add(&s.Starts, b.Starts)
 	a.add(&s.Lens, b.Lens)
 	a.add2(&s.Tables, b.Tables, b.TableWidth)
+	s.Shared.Buf = nil // several tokens of a sequence, or nobody to gain by it
 	a.add(&l.rows, b.LogitRows)
 	a.add(&s.Index, b.Features)
 	a.add(&s.Places, b.Places)
@@ -108,6 +110,7 @@ func (l *lane) uploadPadded(r *Runner, b *sched.Batch, k graphKey) error {
 	}
 	a.end2(&s.Tables, k.width)
 	a.addPadded(&l.rows, b.LogitRows, pad, 0)
+	l.addShared(r, k)
 	s.Index.Buf, s.Places.Buf = nil, nil
 	return a.send(r.b, r.async)
 }
@@ -130,20 +133,40 @@ func (l *lane) uploadAhead(r *Runner, before *lane, b *sched.Batch) error {
 	l.addTracks(&s.Positions, func(t *track) int32 { return t.pos })
 	l.addTracks(&s.Slots, func(t *track) int32 { return t.slot })
 	l.addStarts(k.batch)
-	l.addTracks(&s.Lens, func(t *track) int32 {
-		if t.slot < 0 {
-			return 0
-		}
-		return t.pos + 1
-	})
+	l.addTracks(&s.Lens, (*track).length)
 	a.add2(&s.Tables, l.tables, k.width)
 	a.begin()
 	for i := range k.batch {
 		a.push(int32(i))
 	}
 	a.end(&l.rows)
+	if k.shared {
+		l.lens = l.lens[:0]
+		for i := range l.tracks {
+			l.lens = append(l.lens, l.tracks[i].length())
+		}
+		r.shares(l.tables, k.width, l.lens)
+	}
+	l.addShared(r, k)
 	s.Index.Buf, s.Places.Buf = nil, nil
 	return a.send(r.b, r.async)
+}
+
+// addShared adds what the runner found that sequences share, if the step is told.
+func (l *lane) addShared(r *Runner, k graphKey) {
+	l.step.Shared.Buf = nil
+	if !k.shared {
+		return
+	}
+	l.arrays.begin()
+	for _, x := range r.shared {
+		l.arrays.push(x)
+	}
+	for i := len(r.shared) / 2; i < k.batch; i++ {
+		l.arrays.push(int32(i))
+		l.arrays.push(0)
+	}
+	l.arrays.end2(&l.step.Shared, 2)
 }
 
 func (l *lane) addStarts(batch int) {

@@ -115,11 +115,11 @@ const arrayAlign = 64
 
 // arrayCap is the size of all step arrays in elements.
 func arrayCap(vis *model.VisionDims, c Config) int {
-	n := 3*c.StepTokens + 2*(c.MaxSequences+1) + c.MaxSequences*tableCap(c) + max(c.StepTokens, c.MaxSequences)
+	n := 3*c.StepTokens + 4*(c.MaxSequences+1) + c.MaxSequences*tableCap(c) + max(c.StepTokens, c.MaxSequences)
 	if vis != nil {
 		n += 2*features(vis, c) + c.MaxTiles*vis.Tokens()
 	}
-	return n + 10*arrayAlign
+	return n + 11*arrayAlign
 }
 
 func (c Config) validate() error {

@@ -44,6 +44,7 @@ type Runner struct {
 	count    struct{ begun, taken int64 }
 	rowsView kernels.Tensor // row indices of one call of Logits
 	pairs    [][2]int32
+	shared   []int32            // what shares found
 	pixels   kernels.HostBuffer // tiles on their way; nil = uploaded from where they are
 	marks    [2]kernels.Mark    // around the encoding of tiles
 	host     []byte             // ids and their log-probabilities as downloaded
