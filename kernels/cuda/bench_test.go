@@ -192,25 +192,35 @@ func newDecoder(b *bench, blocks int) *decoder {
 	return d
 }
 
-// step is a forward pass of seqs sequences with rows new tokens each, behind ctx-rows.
-func (d *decoder) step(seqs, rows, ctx int) func() error {
+// step is a forward pass of seqs sequences with rows new tokens each, behind ctx-rows, of
+// which they have the first shared in common.
+func (d *decoder) step(seqs, rows, ctx, shared int) func() error {
 	b, tokens := d.bench, seqs*rows
 	width := (benchHeads + 2*benchKV) * benchDim
 	hidden, normed, qkv := b.rows(tokens, benchWidth), b.rows(tokens, benchWidth), b.rows(tokens, width)
 	attn, scratch, act := b.rows(tokens, benchHeads, benchDim), b.rows(tokens, 2*benchFFN), b.rows(tokens, benchFFN)
-	var starts, lens, table, pos, slots []float32
+	var starts, lens, table, pos, slots, pairs []float32
 	perSeq := (ctx + kernels.BlockSize - 1) / kernels.BlockSize
 	for s := range seqs {
 		starts, lens = append(starts, float32(s*rows)), append(lens, float32(ctx))
 		for i := range perSeq {
-			table = append(table, float32(s*perSeq+i))
+			owner := s
+			if i < shared/kernels.BlockSize {
+				owner = 0
+			}
+			table = append(table, float32(owner*perSeq+i))
 		}
+		pairs = append(pairs, 0, float32(min(s, 1)*shared))
 		for r := range rows {
 			pos, slots = append(pos, float32(ctx-rows+r)), append(slots, float32(s*perSeq*kernels.BlockSize+ctx-rows+r))
 		}
 	}
 	tStarts, tLens, tTable := b.ints(append(starts, float32(tokens)), seqs+1), b.ints(lens, seqs), b.ints(table, seqs, perSeq)
 	tPos, tSlots := b.ints(pos, tokens), b.ints(slots, tokens)
+	var hint kernels.Tensor
+	if shared > 0 {
+		hint = b.ints(pairs, seqs, 2)
+	}
 	logits, err := tensor(b.Backend, kernels.F32, make([]float32, seqs*benchVocab), seqs, benchVocab)
 	require.NoError(b.tb, err)
 	ids := b.ints(make([]float32, seqs), seqs)
@@ -225,7 +235,7 @@ func (d *decoder) step(seqs, rows, ctx int) func() error {
 				}),
 				b.PagedAttention(kernels.PagedAttentionArgs{
 					Out: attn, Q: qkv.Cols(0, benchHeads*benchDim).Reshape(tokens, benchHeads, benchDim), KV: d.kv, Layer: l,
-					Starts: tStarts, Lens: tLens, Tables: tTable, Scale: 0.088, MaxRows: rows, MaxLen: ctx,
+					Starts: tStarts, Lens: tLens, Tables: tTable, Shared: hint, Scale: 0.088, MaxRows: rows, MaxLen: ctx,
 				}),
 				b.Linear(kernels.LinearArgs{Out: hidden, X: attn.Reshape(tokens, benchHeads*benchDim), W: w.out, Residual: hidden}),
 				b.NormSwiGLU(norm, kernels.SwiGLUArgs{Out: act, X: normed, W: w.gateUp, Scratch: scratch}),
@@ -253,15 +263,28 @@ func BenchmarkDecoder(bb *testing.B) {
 	weights := float64(benchLayers*(6144*4096+4096*4096+2*12288*4096+4096*12288)+benchVocab*benchWidth) * 2
 	for _, seqs := range []int{1, 4, 8, 16, 32, 64} {
 		bb.Run(fmt.Sprintf("decode/batch=%d/ctx=%d", seqs, ctx), func(bb *testing.B) {
-			ms := d.time(bb, d.step(seqs, 1, ctx))
+			ms := d.time(bb, d.step(seqs, 1, ctx, 0))
 			kv := float64(seqs) * ctx * benchLayers * benchKV * benchDim * 4
 			bb.ReportMetric(ms, "ms/step")
 			bb.ReportMetric(float64(seqs)*1e3/ms, "tok/s")
 			bb.ReportMetric((weights+kv)/ms/1e6, "GB/s")
 		})
 	}
+	const picture = 3328 // tokens of 13 tiles
+	for _, seqs := range []int{8, 32} {
+		for _, shared := range []int{0, picture} {
+			if seqs*(picture+128) > 64*ctx && shared == 0 {
+				continue // more than the cache has
+			}
+			bb.Run(fmt.Sprintf("decode/batch=%d/ctx=%d/shared=%d", seqs, picture+128, shared), func(bb *testing.B) {
+				ms := d.time(bb, d.step(seqs, 1, picture+128, shared))
+				bb.ReportMetric(ms, "ms/step")
+				bb.ReportMetric(float64(seqs)*1e3/ms, "tok/s")
+			})
+		}
+	}
 	bb.Run(fmt.Sprintf("prefill/tokens=%d", ctx), func(bb *testing.B) {
-		ms := d.time(bb, d.step(1, ctx, ctx))
+		ms := d.time(bb, d.step(1, ctx, ctx, 0))
 		bb.ReportMetric(ms, "ms/prefill")
 		bb.ReportMetric(ctx*1e3/ms, "prompt-tok/s")
 	})
