@@ -50,6 +50,7 @@
 //	caller           its request until submit              when Generate or Stream returns
 //	device opener    the backend until the loop has it     within Open, which waits
 //	picture workers  a picture each; at most one a core    with the picture (prepareImages waits)
+//	tile helpers     tiles on their way to the device      within the step
 //	row workers      rows of large logits, a sequence each  within the step
 //	context watches  nothing; set a flag, wake the loop    at once (context.AfterFunc)
 //	mask builders    a grammar's mask                      when it is built (grammar.State.Prepare)

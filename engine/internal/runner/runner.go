@@ -3,7 +3,8 @@ package runner
 import (
 	"fmt"
 	"math"
-	"sync"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"metacap/engine/internal/model"
@@ -237,11 +238,16 @@ func (r *Runner) encode(l *lane, b *sched.Batch, tap model.Tap) error {
 	return err
 }
 
+// maxStagers is the number of goroutines that saturate the memory of a host.
+const maxStagers = 8
+
 // sendTiles uploads the pixels of tiles. Where the device reads page-locked memory
-// by itself they are gathered there by several goroutines; a step with tiles waits
-// for its end, so the memory is free.
+// by itself they are gathered there, by this goroutine and by helpers when they have
+// woken up, and the device copies a tile while others are gathered. A step with tiles
+// waits for its end, so the memory is free.
 func (r *Runner) sendTiles(list []sched.Encode) error {
-	tiles := r.vspace.Tiles(len(list))
+	n := len(list)
+	tiles := r.vspace.Tiles(n)
 	if r.pixels == nil {
 		for i, e := range list {
 			if err := r.b.Upload(tiles.Slice(i, i+1), e.Pixels); err != nil {
@@ -251,13 +257,35 @@ func (r *Runner) sendTiles(list []sched.Encode) error {
 		return nil
 	}
 	size := r.m.Vision.Dims.TileBytes()
-	host := r.pixels.Bytes()[:len(list)*size]
-	var wg sync.WaitGroup
-	for i, e := range list {
-		wg.Go(func() { copy(host[i*size:(i+1)*size], e.Pixels) })
+	host := r.pixels.Bytes()
+	var next atomic.Int64
+	gather := func() (tile int, ok bool) {
+		i := int(next.Add(1)) - 1
+		if i >= n {
+			return 0, false
+		}
+		copy(host[i*size:(i+1)*size], list[i].Pixels)
+		return i, true
 	}
-	wg.Wait()
-	return r.async.UploadAsync(tiles, host)
+	gathered := make(chan int, n)
+	for range min(n, maxStagers, runtime.GOMAXPROCS(0)) - 1 {
+		go func() {
+			for i, ok := gather(); ok; i, ok = gather() {
+				gathered <- i
+			}
+		}()
+	}
+	var first error
+	for range n { // to the end after an error, too: the helpers must be done
+		i, ok := gather()
+		if !ok {
+			i = <-gathered
+		}
+		if first == nil {
+			first = r.async.UploadAsync(tiles.Slice(i, i+1), host[i*size:(i+1)*size])
+		}
+	}
+	return first
 }
 
 func (r *Runner) forward(l *lane, b *sched.Batch, sink Sink, tap model.Tap) error {
