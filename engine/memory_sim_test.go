@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"errors"
+	"image"
 	"strings"
 	"testing"
 
@@ -101,6 +102,43 @@ func TestMemoryBudget(t *testing.T) {
 	}
 	require.Positive(t, opened)
 	require.GreaterOrEqual(t, refused, 3)
+}
+
+// TestEncodingRecorded: a picture whose tiles are encoded by a recording, which another
+// picture of as many tiles made, gets the answer that it gets from a new engine.
+func TestEncodingRecorded(t *testing.T) {
+	_, count := simControl(t)
+	files := smallModel(t)
+	for _, device := range []string{"sim", "sim:1"} {
+		t.Run(device, func(t *testing.T) {
+			answer := func(shades ...uint8) (last outcome, recordings int64) {
+				e, err := engine.OpenFS(t.Context(), files, "small", engine.Config{Device: device, MaxSequences: 2, StepTokens: 64, ContextTokens: 128, KVBlocks: 8})
+				require.NoError(t, err)
+				defer func() { require.NoError(t, e.Close()) }()
+				for _, shade := range shades {
+					im := image.NewGray(image.Rect(0, 0, 3*56, 56))
+					for i := range im.Pix {
+						im.Pix[i] = shade + uint8(i*i>>5)
+					}
+					res, err := e.Generate(t.Context(), engine.Request{
+						Messages:  []engine.Message{{Role: engine.RoleUser, Parts: []engine.Part{{Image: &engine.Image{Decoded: im, MaxTiles: 3}}, {Text: "What?"}}}},
+						MaxTokens: 1, IgnoreEOS: true, LogProbs: true,
+					})
+					require.NoError(t, err)
+					require.EqualValues(t, 4, res.Usage.TilesEncoded)
+					last, recordings = outcomeOf(res), count(sim.Graphs)
+				}
+				return last, recordings
+			}
+			want, recordings := answer(90)
+			require.EqualValues(t, 1, recordings)
+			got, recordings := answer(7, 90)
+			require.EqualValues(t, 1, recordings)
+			require.Equal(t, want, got)
+			other, _ := answer(7)
+			require.NotEqual(t, other, got, "the pictures do not differ")
+		})
+	}
 }
 
 // TestEngineSurvivesFailures makes driver calls of an engine's life fail, one at a time

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"metacap/engine/internal/model"
 	"metacap/engine/internal/sched"
 	"metacap/kernels"
 )
@@ -13,7 +14,7 @@ import (
 // on arrays of the same addresses: such steps are recorded, padded to a few batch
 // sizes, and replayed with one call. Padding changes nothing for the others: a
 // padded sequence has length 0 and stores nothing, and rows do not depend on
-// their neighbours.
+// their neighbours. The encoding of tiles is recorded for each number of tiles.
 
 // graphKey is the shape of a recorded step.
 type graphKey struct {
@@ -25,7 +26,14 @@ type graphKey struct {
 // graphEntry is a shape that was seen; graph is nil until its second step.
 type graphEntry struct{ graph kernels.Graph }
 
-// maxGraphs bounds the recordings; a server meets a few dozen shapes, each in two lanes.
+// encoder is the recorded encoding of a number of tiles.
+type encoder struct {
+	graph    kernels.Graph
+	features kernels.Tensor // what it computes
+}
+
+// maxGraphs bounds the recordings; a server meets a few dozen shapes, each in two lanes,
+// and a dozen numbers of tiles.
 const maxGraphs = 128
 
 // graphBatch rounds a batch size up to one that is recorded: 1, 2, 3, 4, 6, 8, 12, 16, 24, …
@@ -120,16 +128,15 @@ func (r *Runner) enqueue(l *lane, ids bool) error {
 	var err error
 	switch {
 	case e == nil:
-		if len(r.lanes[0].graphs)+len(r.lanes[1].graphs) >= maxGraphs {
-			if err := r.b.Sync(); err != nil {
-				return err
-			}
-			r.dropGraphs()
+		if err := r.roomForGraph(); err != nil {
+			return err
 		}
 		l.graphs[l.key] = &graphEntry{}
 		err = r.decode(l)
 	case e.graph == nil:
-		err = r.record(l, e)
+		if e.graph, err = r.record(func() error { return r.decode(l) }); err == nil {
+			err = e.graph.Launch()
+		}
 	default:
 		err = e.graph.Launch()
 	}
@@ -159,23 +166,57 @@ func (r *Runner) decode(l *lane) error {
 	return r.b.ArgMax(kernels.ArgMaxArgs{IDs: views.ArgMax, LogProbs: views.LogProbs, Logits: views.Logits})
 }
 
-func (r *Runner) record(l *lane, e *graphEntry) error {
-	if err := r.capture.BeginCapture(); err != nil {
-		return err
+// features computes the features of the tiles in the workspace: by hand the first time
+// for a number of tiles, which is recorded while the device works, and replayed ever
+// after. With a tap always by hand.
+func (r *Runner) features(tiles int, tap model.Tap) (kernels.Tensor, error) {
+	if e := r.encoders[tiles]; e != nil && tap == nil {
+		return e.features, e.graph.Launch()
 	}
-	failed := r.decode(l)
+	encode := func() (kernels.Tensor, error) { return r.m.Vision.Encode(r.vspace, tiles, tap) }
+	out, err := encode()
+	if err != nil || r.capture == nil || tap != nil {
+		return out, err
+	}
+	if err := r.roomForGraph(); err != nil {
+		return out, err
+	}
+	g, err := r.record(func() error {
+		_, err := encode()
+		return err
+	})
+	if err == nil {
+		r.encoders[tiles] = &encoder{graph: g, features: out}
+	}
+	return out, err
+}
+
+// record records the operations that fn enqueues.
+func (r *Runner) record(fn func() error) (kernels.Graph, error) {
+	if err := r.capture.BeginCapture(); err != nil {
+		return nil, err
+	}
+	failed := fn()
 	g, err := r.capture.EndCapture()
 	if failed != nil {
 		if err == nil {
 			g.Free()
 		}
-		return failed
+		return nil, failed
 	}
-	if err != nil {
+	return g, err
+}
+
+// roomForGraph forgets all recordings if there are as many as there may be.
+func (r *Runner) roomForGraph() error {
+	if len(r.lanes[0].graphs)+len(r.lanes[1].graphs)+len(r.encoders) < maxGraphs {
+		return nil
+	}
+	if err := r.b.Sync(); err != nil {
 		return err
 	}
-	e.graph = g
-	return g.Launch()
+	r.dropGraphs()
+	return nil
 }
 
 // emitGraph hands out the rows of a padded step.
@@ -210,6 +251,10 @@ func (r *Runner) emitGraph(l *lane, b *sched.Batch, sink Sink) error {
 }
 
 func (r *Runner) dropGraphs() {
+	for _, e := range r.encoders {
+		e.graph.Free()
+	}
+	clear(r.encoders)
 	for i := range r.lanes {
 		for _, e := range r.lanes[i].graphs {
 			if e.graph != nil {

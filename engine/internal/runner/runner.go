@@ -48,6 +48,7 @@ type Runner struct {
 	shared   []int32            // what shares found
 	pixels   kernels.HostBuffer // tiles on their way; nil = uploaded from where they are
 	marks    [2]kernels.Mark    // around the encoding of tiles
+	encoders map[int]*encoder   // recorded, by the number of tiles
 	host     []byte             // ids and their log-probabilities as downloaded
 	ids      []int32
 	logProbs []float32
@@ -64,7 +65,7 @@ func Open(b kernels.Backend, m *model.Model, cfg Config) (*Runner, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	r := &Runner{b: b, m: m, cfg: cfg}
+	r := &Runner{b: b, m: m, cfg: cfg, encoders: map[int]*encoder{}}
 	if r.async, _ = b.(kernels.Async); r.async != nil {
 		r.capture, _ = b.(kernels.Capturer)
 	}
@@ -223,7 +224,7 @@ func (r *Runner) encode(l *lane, b *sched.Batch, tap model.Tap) error {
 	if err := r.sendTiles(b.Encodes); err != nil {
 		return err
 	}
-	features, err := r.m.Vision.Encode(r.vspace, len(b.Encodes), tap)
+	features, err := r.features(len(b.Encodes), tap)
 	if err != nil {
 		return err
 	}
