@@ -470,7 +470,7 @@ template <int D> DEVICE void join(const AttentionParams &p) {
   const Span span = paged_span(p, b);
   if (row >= span.rows * group || span.rows * group > p.split_rows) return;
   const int parts = (span.visible(row / group) + kPartition - 1) / kPartition;
-  constexpr int kBatch = 14;  // results under way at a time
+  constexpr int kBatch = 32;  // results under way at a time
   Running run;
   float out = 0.f;
   for (int i0 = 0; i0 < parts; i0 += kBatch) {
