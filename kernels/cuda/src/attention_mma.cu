@@ -382,7 +382,7 @@ DEVICE Place place_of(int v, int *sums, int warp, int lane) {
 
 // Sequences of at most one token each, at most kThreads of them, a thread each for the
 // plan; p.shared tells whose keys they begin with. An item is a partition of a leader and
-// of those that share it with him, or one of a sequence alone. The ctas take items in
+// of those that share it with him, or one of a sequence alone (all are, without p.shared). The ctas take items in
 // turn; all results are partial ones.
 //
 // What items there are follows from lengths and p.shared alone, and keys that were there
@@ -390,7 +390,7 @@ DEVICE Place place_of(int v, int *sums, int warp, int lane) {
 template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
   DYNAMIC_SHARED(shared);
   SHARED Exchange x;
-  SHARED int leader[kThreads], whole[kThreads], members[kThreads], plan_sums[kThreads / 32], sums[kThreads / 32], item_of[2];
+  SHARED int leader[kThreads], lengths[kThreads], row_of[kThreads], members[kThreads], plan_sums[kThreads / 32], sums[kThreads / 32], item_of[2], table[kPartition / kBlock];
   constexpr int kTile = kPartition * D * 2;
   unsigned char *k_shared = shared, *v_shared = shared + kTile;
   const int group = p.q_heads / p.kv_heads, lane = thread_x & 31, warp = thread_x >> 5, me = thread_x;
@@ -400,12 +400,20 @@ template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
   Span mine = {0, 0, 0, true};
   if (me < p.sequences) mine = paged_span(p, me);
   if (mine.rows < 1) mine.keys = 0;
-  leader[me] = mine.keys > 0 ? pairs[2 * me] : me;
-  whole[me] = max(mine.keys - 1, 0) / kPartition;  // partitions that were full before this step
+  int with = me, first_keys = 0;
+  if (pairs && mine.keys > 0) {
+    with = pairs[2 * me];
+    first_keys = pairs[2 * me + 1];
+  }
+  leader[me] = with;
+  lengths[me] = mine.keys;
+  row_of[me] = mine.first;
   sync_block();
+  // Partitions that were full before this step.
+  auto whole = [&](int b) { return max(lengths[b] - 1, 0) / kPartition; };
   const int my_leader = leader[me];
   const bool follows = my_leader >= 0 && my_leader < me && leader[my_leader] == my_leader;
-  const int common = follows ? min(min(pairs[2 * me + 1] / kPartition, whole[me]), whole[my_leader]) : 0;
+  const int common = follows ? min(min(first_keys / kPartition, whole(me)), whole(my_leader)) : 0;
   const int own = (mine.keys + kPartition - 1) / kPartition - common;  // items that begin with this sequence
   const Place plan = place_of(own, plan_sums, warp, lane);
   bool waited = false;
@@ -417,15 +425,18 @@ template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
     }
     sync_block();
     const int b = item_of[0], part = item_of[1], s0 = part * kPartition;
-    const int count = min(kPartition, paged_span(p, b).keys - s0), blocks = (count + 31) / 32;
-    if (!waited && part >= whole[b]) {
+    const int count = min(kPartition, lengths[b] - s0), blocks = (count + 31) / 32;
+    if (me < blocks) table[me] = static_cast<const int32_t *>(p.tables)[b * p.table_stride + s0 / kBlock + me];
+    sync_block();
+    if (!waited && part >= whole(b)) {
       wait_previous();
       waited = true;
     }
-    const Keys keys = paged_keys(p, b, kv_head);
-    load_keys<D, false>(k_shared, keys, s0, count, blocks * 32);
+    Keys keys = paged_keys(p, b, kv_head);
+    keys.table = table;
+    load_keys<D, false>(k_shared, keys, 0, count, blocks * 32);
     copy_commit();
-    load_keys<D, true>(v_shared, keys, s0, count, blocks * 32);
+    load_keys<D, true>(v_shared, keys, 0, count, blocks * 32);
     copy_commit();
     if (!waited) {
       wait_previous();
@@ -434,21 +445,25 @@ template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
     const bool member = me == b || follows && my_leader == b && common > part;
     const Place place = place_of(member, sums, warp, lane);
     if (member) members[place.before] = me;
-    copy_wait<1>();
-    sync_block();  // the keys and the members are there
+    sync_block();  // the members are there
     const bool busy = warp < blocks;
     const int rows = place.all * group;
-    for (int r0 = 0; r0 < rows; r0 += 16) {
-      uint32_t q[D / 16][4];
+    uint32_t q[D / 16][4];
+    auto load_rows = [&](int r0) {
       load_q<D>(q, lane, [&](int r) -> const uint32_t * {
         r += r0;
         if (r >= rows) return nullptr;
-        const int64_t row = static_cast<const int32_t *>(p.starts)[members[r / group]];
-        return reinterpret_cast<const uint32_t *>(static_cast<const bf16 *>(p.q) + row * p.q_stride + int64_t(kv_head * group + r % group) * D);
+        return reinterpret_cast<const uint32_t *>(static_cast<const bf16 *>(p.q) + row_of[members[r / group]] * p.q_stride + int64_t(kv_head * group + r % group) * D);
       });
+    };
+    load_rows(0);
+    copy_wait<1>();
+    sync_block();  // the keys are there
+    for (int r0 = 0; r0 < rows; r0 += 16) {
       const int r_lo = r0 + (lane >> 2), r_hi = r_lo + 8, limit = s0 + count;
       float s[4][4], acc[D / 32][4] = {};
       post_scores<D>(x, s, q, k_shared, busy, s0, r_lo < rows ? limit : 0, r_hi < rows ? limit : 0, warp, lane);
+      load_rows(r0 + 16);  // used by the next turn, if there is one
       sync_block();
       const Pair m = post_exponentials(x, s, busy, scale, warp, lane);
       copy_wait<0>();
@@ -470,13 +485,14 @@ template <int D> DEVICE void join(const AttentionParams &p) {
   const Span span = paged_span(p, b);
   if (row >= span.rows * group || span.rows * group > p.split_rows) return;
   const int parts = (span.visible(row / group) + kPartition - 1) / kPartition;
-  constexpr int kBatch = 32;  // results under way at a time
+  constexpr int kBatch = 14;  // results under way at a time
   Running run;
   float out = 0.f;
   for (int i0 = 0; i0 < parts; i0 += kBatch) {
     float m[kBatch], l[kBatch], o[kBatch];
     UNROLL for (int i = 0; i < kBatch; i++) {
-      const float *in = partial_at<D>(p, b, kv_head, min(i0 + i, parts - 1), row);
+      if (i0 + i >= parts) continue;
+      const float *in = partial_at<D>(p, b, kv_head, i0 + i, row);
       m[i] = in[0];
       l[i] = in[1];
       o[i] = in[2 + d];
