@@ -80,47 +80,46 @@ DEVICE void finish_gated(const float *d, unsigned char *box, int warp, int lane)
   }
 }
 
-// Turns the sums of 64 rows x 64 columns, n0 the first, into a box of results. A box of
-// FINISH_RESIDUAL holds the residual before. A warp touches its own 16 rows only. AHEAD
-// groups of 8 columns read bias and scale together.
-template <int FINISH, int AHEAD> DEVICE void finish_box(const LinearParams &p, const float *d, unsigned char *box, int n0, int warp, int lane) {
-  if (FINISH == FINISH_GATED) return finish_gated(d, box, warp, lane);
+// Bias and scale of a lane's columns in N groups of 8, n0 the first column.
+template <int FINISH, int N> DEVICE void read_vectors(const LinearParams &p, int n0, int lane, Pair (&bias)[N], Pair (&scale)[N]) {
+  const int n = n0 + (lane & 3) * 2;
+  if (p.bias)
+    UNROLL for (int h = 0; h < N; h++) bias[h] = pair_at(p.bias, n + h * 8, p.n);
+  if (FINISH == FINISH_RESIDUAL && p.layer_scale)
+    UNROLL for (int h = 0; h < N; h++) scale[h] = pair_at(p.layer_scale, n + h * 8, p.n);
+}
+
+// Turns the sums of 64 rows x N*8 columns into results, columns j0*8 on of a box. A box
+// of FINISH_RESIDUAL holds the residual before. A warp touches its own 16 rows only.
+template <int FINISH, int N> DEVICE void finish_columns(const LinearParams &p, const float *d, unsigned char *box, int j0, const Pair (&bias)[N], const Pair (&scale)[N], int warp, int lane) {
   const int row = warp * 16 + (lane & 15), part = lane >> 4;  // of the 8 columns whose address this lane gives
-  UNROLL for (int j0 = 0; j0 < 8; j0 += AHEAD) {
-    Pair bias[AHEAD], scale[AHEAD];
-    const int n = n0 + j0 * 8 + (lane & 3) * 2;
+  UNROLL for (int j = 0; j < N; j += 2) {
+    unsigned char *at = box + row * 128 + (((j0 + j + part) ^ (row & 7)) << 4);
+    float y[8];
+    UNROLL for (int i = 0; i < 8; i++) y[i] = d[(j0 + j) * 4 + i];
     if (p.bias)
-      UNROLL for (int h = 0; h < AHEAD; h++) bias[h] = pair_at(p.bias, n + h * 8, p.n);
-    if (FINISH == FINISH_RESIDUAL && p.layer_scale)
-      UNROLL for (int h = 0; h < AHEAD; h++) scale[h] = pair_at(p.layer_scale, n + h * 8, p.n);
-    UNROLL for (int j = 0; j < AHEAD; j += 2) {
-      unsigned char *at = box + row * 128 + (((j0 + j + part) ^ (row & 7)) << 4);
-      float y[8];
-      UNROLL for (int i = 0; i < 8; i++) y[i] = d[(j0 + j) * 4 + i];
-      if (p.bias)
-        UNROLL for (int i = 0; i < 8; i += 2) {
-          y[i] = add_rn(y[i], bias[j + i / 4].x);
-          y[i + 1] = add_rn(y[i + 1], bias[j + i / 4].y);
-        }
-      if (FINISH == FINISH_GELU)
-        UNROLL for (int i = 0; i < 8; i++) y[i] = gelu(y[i]);
-      if (FINISH == FINISH_RESIDUAL) {
-        uint32_t r[4];
-        ldmatrix(r, at);
-        if (p.layer_scale)
-          UNROLL for (int i = 0; i < 4; i++) {
-            y[i * 2] = fmaf(scale[j + i / 2].x, y[i * 2], low_bf16(r[i]));
-            y[i * 2 + 1] = fmaf(scale[j + i / 2].y, y[i * 2 + 1], high_bf16(r[i]));
-          }
-        else
-          UNROLL for (int i = 0; i < 4; i++) {
-            y[i * 2] = add_rn(low_bf16(r[i]), y[i * 2]);
-            y[i * 2 + 1] = add_rn(high_bf16(r[i]), y[i * 2 + 1]);
-          }
+      UNROLL for (int i = 0; i < 8; i += 2) {
+        y[i] = add_rn(y[i], bias[j + i / 4].x);
+        y[i + 1] = add_rn(y[i + 1], bias[j + i / 4].y);
       }
-      const uint32_t r[4] = {pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])};
-      stmatrix(at, r);
+    if (FINISH == FINISH_GELU)
+      UNROLL for (int i = 0; i < 8; i++) y[i] = gelu(y[i]);
+    if (FINISH == FINISH_RESIDUAL) {
+      uint32_t r[4];
+      ldmatrix(r, at);
+      if (p.layer_scale)
+        UNROLL for (int i = 0; i < 4; i++) {
+          y[i * 2] = fmaf(scale[j + i / 2].x, y[i * 2], low_bf16(r[i]));
+          y[i * 2 + 1] = fmaf(scale[j + i / 2].y, y[i * 2 + 1], high_bf16(r[i]));
+        }
+      else
+        UNROLL for (int i = 0; i < 4; i++) {
+          y[i * 2] = add_rn(low_bf16(r[i]), y[i * 2]);
+          y[i * 2 + 1] = add_rn(high_bf16(r[i]), y[i * 2 + 1]);
+        }
     }
+    const uint32_t r[4] = {pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]), pack_bf16(y[4], y[5]), pack_bf16(y[6], y[7])};
+    stmatrix(at, r);
   }
 }
 
@@ -176,11 +175,26 @@ template <int WGS, int BN> struct Results {
   static constexpr int kStageBytes = (WGS * 64 + BN) * 128, kBoxCols = kStageBytes / (WGS * kBoxBytes), kCols = BN / 64, kSlots = (kCols + kBoxCols - 1) / kBoxCols;
 };
 
-template <int FINISH, int WGS, int BN, int STAGES, int CTAS>
-DEVICE void cooperative_results(const LinearTileParams &maps, const float (&d)[BN / 2], unsigned char *shared, uint64_t *full, uint64_t *empty, Ring<STAGES> &ring, int row0, int col0) {
+// Gives a slot of results back to the producers of all ctas.
+template <int CTAS> DEVICE void free_results(uint64_t *empty) {
+  UNROLL for (int i = 0; i < CTAS; i++) {
+    if (CTAS == 1) barrier_arrive(empty);
+    else barrier_arrive_at(empty, i);
+  }
+}
+
+// end_products waits for the sums. Bias and scale are read ahead of it, and of their
+// columns. The last slot stays the results': who waits for its copy keeps the tensor cores
+// waiting, so the caller frees it below the next products.
+template <int FINISH, int WGS, int BN, int STAGES, int CTAS, class F>
+DEVICE void cooperative_results(const LinearTileParams &maps, const float (&d)[BN / 2], unsigned char *shared, uint64_t *full, uint64_t *empty, Ring<STAGES> &ring, int row0, int col0, F end_products) {
   typedef Results<WGS, BN> R;
+  constexpr int kAhead = WGS == 3 ? 2 : 4;  // groups of 8 columns; registers are short with three consumers
   const LinearParams &p = maps.linear;
   const int g = (thread_x >> 7) - 1, in = thread_x & 127, warp = in >> 5, lane = in & 31;
+  Pair bias[2][kAhead], scale[2][kAhead];
+  if (FINISH != FINISH_GATED) read_vectors<FINISH>(p, col0, lane, bias[0], scale[0]);
+  end_products();
   UNROLL for (int e = 0; e < R::kSlots; e++, ring.next()) {
     barrier_wait(full + ring.slot, ring.phase);
     UNROLL for (int b = 0; b < R::kBoxCols; b++) {
@@ -188,17 +202,24 @@ DEVICE void cooperative_results(const LinearTileParams &maps, const float (&d)[B
       if (c >= R::kCols) continue;
       unsigned char *box = shared + ring.slot * R::kStageBytes + (b * WGS + g) * kBoxBytes;
       const int n0 = col0 + c * 64;
-      finish_box<FINISH, 8>(p, d + c * 32, box, n0, warp, lane);
+      if (FINISH == FINISH_GATED) {
+        finish_gated(d + c * 32, box, warp, lane);
+      } else {
+        UNROLL for (int j = 0; j < 8; j += kAhead) {
+          const int now = j / kAhead & 1;
+          if (j + kAhead < 8 || c + 1 < R::kCols) read_vectors<FINISH>(p, n0 + (j + kAhead) * 8, lane, bias[now ^ 1], scale[now ^ 1]);
+          finish_columns<FINISH>(p, d + c * 32, box, j, bias[now], scale[now], warp, lane);
+        }
+      }
       fence_async();
       sync_group(1 + g, 128);
       if (in == 0 && row0 < p.rows && n0 < p.n) store_box(&maps.out_map, box, FINISH == FINISH_GATED ? n0 / 2 : n0, row0);
     }
     if (in == 0) {
       store_commit();
-      store_wait_read<0>();
-      UNROLL for (int i = 0; i < CTAS; i++) {
-        if (CTAS == 1) barrier_arrive(empty + ring.slot);
-        else barrier_arrive_at(empty + ring.slot, i);
+      if (e > 0) {
+        store_wait_read<1>();
+        free_results<CTAS>(empty + (ring.slot + STAGES - 1) % STAGES);
       }
     }
   }
@@ -255,6 +276,7 @@ template <int WGS, int BN, int STAGES, int CTAS> DEVICE void cooperative(const L
     wait_previous();
     const int g = group - 1, in = thread_x & 127, warp = in >> 5, lane = in & 31;
     Ring<STAGES> ring;
+    int results = -1;  // slot of the last tile's that is not free, of thread 0
     for (int t = first; t < order.tiles; t += stride) {
       const Tile tile = order.at(t, kBM * CTAS, BN);
       const int row0 = tile.row0 + rank * kBM + g * 64;
@@ -270,14 +292,20 @@ template <int WGS, int BN, int STAGES, int CTAS> DEVICE void cooperative(const L
         if (s > 0) {
           wgmma_wait<1>();
           release<CTAS>(empty + before, in);
+        } else if (results >= 0) {
+          store_wait_read<0>();
+          free_results<CTAS>(empty + results);
         }
         before = ring.slot;
         ring.next();
       }
-      wgmma_wait<0>();
-      release<CTAS>(empty + before, in);
-      pin(d);
+      auto end_products = [&] {
+        wgmma_wait<0>();
+        release<CTAS>(empty + before, in);
+        pin(d);
+      };
       if (maps.finish == FINISH_GENERAL) {
+        end_products();
         for (int e = 0; e < R::kSlots; e++, ring.next()) {
           barrier_wait(full + ring.slot, ring.phase);
           if (e == 0) finish_general<BN>(p, d, reinterpret_cast<float *>(shared + ring.slot * kStageBytes) + g * 64 * kPitch, row0, tile.col0, warp, lane);
@@ -287,13 +315,15 @@ template <int WGS, int BN, int STAGES, int CTAS> DEVICE void cooperative(const L
         }
         continue;
       }
+      if (in == 0) results = (ring.slot + R::kSlots - 1) % STAGES;
       switch (maps.finish) {
-        case FINISH_SUM: cooperative_results<FINISH_SUM, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0); break;
-        case FINISH_GELU: cooperative_results<FINISH_GELU, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0); break;
-        case FINISH_RESIDUAL: cooperative_results<FINISH_RESIDUAL, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0); break;
-        case FINISH_GATED: cooperative_results<FINISH_GATED, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0); break;
+        case FINISH_SUM: cooperative_results<FINISH_SUM, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0, end_products); break;
+        case FINISH_GELU: cooperative_results<FINISH_GELU, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0, end_products); break;
+        case FINISH_RESIDUAL: cooperative_results<FINISH_RESIDUAL, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0, end_products); break;
+        case FINISH_GATED: cooperative_results<FINISH_GATED, WGS, BN, STAGES, CTAS>(maps, d, shared, full, empty, ring, row0, tile.col0, end_products); break;
       }
     }
+    if (results >= 0) store_wait_read<0>();  // shared memory must outlive them
   }
   if (CTAS > 1) cluster_sync();  // the other cta may still arrive here, or copy to here
 }
@@ -304,7 +334,16 @@ template <int FINISH, int BN> DEVICE void alternating_results(const LinearTilePa
   UNROLL for (int i = 0; i < BN / 32; i++) {
     unsigned char *box = boxes + i * kBoxBytes;
     const int n0 = col0 + i / 2 * 64, row = row0 + i % 2 * 64;
-    finish_box<FINISH, 2>(p, d[i % 2] + i / 2 * 32, box, n0, warp, lane);
+    const float *sums = d[i % 2] + i / 2 * 32;
+    if (FINISH == FINISH_GATED) {
+      finish_gated(sums, box, warp, lane);
+    } else {
+      UNROLL for (int j = 0; j < 8; j += 2) {
+        Pair bias[2], scale[2];
+        read_vectors<FINISH>(p, n0 + j * 8, lane, bias, scale);
+        finish_columns<FINISH>(p, sums, box, j, bias, scale, warp, lane);
+      }
+    }
     fence_async();
     sync_group(1 + g, 128);
     if (in == 0 && row < p.rows && n0 < p.n) {
