@@ -63,9 +63,9 @@ template <int BN> DEVICE void finish_general(const LinearParams &p, const float 
   }
 }
 
-// Two neighbouring elements of a vector of n, n even; zeros behind its end.
+// Two neighbouring elements of a vector of n, n even; any two behind its end, where results are not stored.
 struct alignas(8) Pair { float x, y; };
-DEVICE Pair pair_at(const void *v, int i, int n) { return i < n ? *reinterpret_cast<const Pair *>(static_cast<const float *>(v) + i) : Pair{0.f, 0.f}; }
+DEVICE Pair pair_at(const void *v, int i, int n) { return *reinterpret_cast<const Pair *>(static_cast<const float *>(v) + min(i, n - 2)); }
 
 // Turns the sums of 64 rows x 64 columns, n0 the first, into a box of 32 results a row.
 DEVICE void finish_gated(const float *d, unsigned char *box, int warp, int lane) {
@@ -85,6 +85,8 @@ template <int FINISH, int N> DEVICE void read_vectors(const LinearParams &p, int
   const int n = n0 + (lane & 3) * 2;
   if (p.bias)
     UNROLL for (int h = 0; h < N; h++) bias[h] = pair_at(p.bias, n + h * 8, p.n);
+  else
+    UNROLL for (int h = 0; h < N; h++) bias[h] = {-0.f, -0.f};  // changes no sum, not even -0
   if (FINISH == FINISH_RESIDUAL && p.layer_scale)
     UNROLL for (int h = 0; h < N; h++) scale[h] = pair_at(p.layer_scale, n + h * 8, p.n);
 }
@@ -96,12 +98,10 @@ template <int FINISH, int N> DEVICE void finish_columns(const LinearParams &p, c
   UNROLL for (int j = 0; j < N; j += 2) {
     unsigned char *at = box + row * 128 + (((j0 + j + part) ^ (row & 7)) << 4);
     float y[8];
-    UNROLL for (int i = 0; i < 8; i++) y[i] = d[(j0 + j) * 4 + i];
-    if (p.bias)
-      UNROLL for (int i = 0; i < 8; i += 2) {
-        y[i] = add_rn(y[i], bias[j + i / 4].x);
-        y[i + 1] = add_rn(y[i + 1], bias[j + i / 4].y);
-      }
+    UNROLL for (int i = 0; i < 8; i += 2) {
+      y[i] = add_rn(d[(j0 + j) * 4 + i], bias[j + i / 4].x);
+      y[i + 1] = add_rn(d[(j0 + j) * 4 + i + 1], bias[j + i / 4].y);
+    }
     if (FINISH == FINISH_GELU)
       UNROLL for (int i = 0; i < 8; i++) y[i] = gelu(y[i]);
     if (FINISH == FINISH_RESIDUAL) {
