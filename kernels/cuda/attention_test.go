@@ -275,7 +275,11 @@ func (p sharedBatch) run(t *testing.T, b *Backend) (plain, shared []byte) {
 		require.NoError(t, b.Download(got, a.Out))
 		return got
 	}
-	return attend(kernels.Tensor{}), attend(load(kernels.I32, pairs, n, 2))
+	b.walk = math.MaxInt32 // split
+	plain = attend(kernels.Tensor{})
+	b.walk = 0
+	sameBytes(t, fmt.Sprintf("%+v without a hint", p), plain, attend(kernels.Tensor{}))
+	return plain, attend(load(kernels.I32, pairs, n, 2))
 }
 
 // TestSharedKeys compares attention that reads what sequences share once with attention

@@ -28,17 +28,23 @@ struct Running {
 
 struct Merge { float old_scale, new_scale; };
 
-// Updates a row's state for a partition and returns the factors for its sums.
-DEVICE Merge merge(Running &r, float m, float l) {
-  if (m == -INFINITY) return {1.f, 0.f};
-  const float top = fmaxf(r.m, m);
-  const Merge f = {r.m == -INFINITY ? 0.f : exp2_fast(add_rn(r.m, -top)), exp2_fast(add_rn(m, -top))};
-  r.l = fmaf(l, f.new_scale, mul_rn(r.l, f.old_scale));
-  r.m = top;
-  return f;
+// Updates a row's maximum for a partition and returns the factors for its sums.
+DEVICE Merge merge_factors(float &running, float m) {
+  const float before = running;
+  if (m != -INFINITY) running = fmaxf(before, m);
+  const Merge f = {before == -INFINITY ? 0.f : exp2_fast(add_rn(before, -running)), exp2_fast(add_rn(m, -running))};
+  return m == -INFINITY ? Merge{1.f, 0.f} : f;
 }
 
 DEVICE float merged(float o, float part, Merge f) { return fmaf(part, f.new_scale, mul_rn(o, f.old_scale)); }
+
+// Updates a row's state for a partition and returns the factors for its sums.
+DEVICE Merge merge(Running &r, float m, float l) {
+  if (m == -INFINITY) return {1.f, 0.f};
+  const Merge f = merge_factors(r.m, m);
+  r.l = merged(r.l, l, f);
+  return f;
+}
 
 // Addresses keys and values of one head: of a sequence in the paged cache, or of
 // consecutive rows.

@@ -266,10 +266,7 @@ template <int D> DEVICE void write_partial(float *to, const float (*acc)[4], int
     to[0] = m;
     to[1] = l;
   }
-  UNROLL for (int i = 0; i < D / 32; i++) {
-    to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2] = acc[i][half * 2];
-    to[2 + warp * (D / 4) + i * 8 + (lane & 3) * 2 + 1] = acc[i][half * 2 + 1];
-  }
+  UNROLL for (int i = 0; i < D / 32; i++) *reinterpret_cast<Vec2 *>(to + 2 + warp * (D / 4) + i * 8 + (lane & 3) * 2) = {as_bits(acc[i][half * 2]), as_bits(acc[i][half * 2 + 1])};
 }
 
 // Some partitions of at most 16 rows: p.walk of them, or all, whose result is then the cta's own.
@@ -491,16 +488,18 @@ template <int D> DEVICE void join(const AttentionParams &p) {
   for (int i0 = 0; i0 < parts; i0 += kBatch) {
     float m[kBatch], l[kBatch], o[kBatch];
     UNROLL for (int i = 0; i < kBatch; i++) {
-      if (i0 + i >= parts) continue;
-      const float *in = partial_at<D>(p, b, kv_head, i0 + i, row);
-      m[i] = in[0];
-      l[i] = in[1];
-      o[i] = in[2 + d];
+      const bool there = i0 + i < parts;
+      const float *in = partial_at<D>(p, b, kv_head, there ? i0 + i : 0, row);
+      m[i] = there ? in[0] : -INFINITY;
+      l[i] = there ? in[1] : 0.f;
+      o[i] = there ? in[2 + d] : 0.f;
     }
+    // Nothing depends on the sums but the sums: the factors come first.
+    Merge f[kBatch];
+    UNROLL for (int i = 0; i < kBatch; i++) f[i] = merge_factors(run.m, m[i]);
     UNROLL for (int i = 0; i < kBatch; i++) {
-      if (i0 + i >= parts) break;
-      const Merge f = merge(run, m[i], l[i]);
-      out = merged(out, o[i], f);
+      run.l = merged(run.l, l[i], f[i]);
+      out = merged(out, o[i], f[i]);
     }
   }
   const float inv = run.l > 0.f ? 1.f / run.l : 0.f;

@@ -40,6 +40,7 @@ typedef uint16_t bf16;  // bfloat16 bits
 #define block_threads int(blockDim.x)
 #define UNROLL _Pragma("unroll")
 
+struct __align__(8) Vec2 { uint32_t x, y; };
 struct __align__(16) Vec4 { uint32_t x, y, z, w; };
 
 DEVICE float as_float(uint32_t u) { return __uint_as_float(u); }

@@ -21,6 +21,7 @@
 #define block_threads int(sim::block_dim.x)
 #define UNROLL
 
+struct alignas(8) Vec2 { uint32_t x, y; };
 struct alignas(16) Vec4 { uint32_t x, y, z, w; };
 
 DEVICE float as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
