@@ -34,7 +34,8 @@ there; saved are the prompt tokens that nobody computed, as a multiple of the
 common prefix: one less than the agents if it was computed once (a little less
 for cache, which finds whole blocks of 32 tokens). Times and rates are medians; the ratio is the median of
 the rounds' own ratios to none. Decoding and tiling the picture is included:
-as often as the way does it, so once for fork and once an agent for the others.
+as often as the way does it, so once for fork and once an agent for the others;
+the rate of decoding is the sum of the agents' own, from first to last token.
 Speculation and the loop guard are off and answers run over end-of-turn tokens.
 `
 }
@@ -56,6 +57,7 @@ type wayRow struct {
 	Median       float64   `json:"median_seconds"`
 	Ratio        float64   `json:"ratio"` // to none, median of the rounds
 	Rate         float64   `json:"output_tokens_per_second"`
+	Decoding     float64   `json:"decode_tokens_per_second"` // between first and last tokens
 	PromptTokens int       `json:"prompt_tokens"`
 	CachedTokens int       `json:"cached_tokens"`
 	Computed     int       `json:"computed_prompt_tokens"`
@@ -101,7 +103,7 @@ func (c *benchShareCmd) Run(ctx context.Context, a *app) error {
 	for _, m := range bench.ShareModes {
 		run := res.Runs[m][0]
 		r.Ways[m] = wayRow{
-			Seconds: res.Seconds(m), Median: bench.Quantile(res.Seconds(m), 0.5), Ratio: res.Ratio(m), Rate: res.Rate(m),
+			Seconds: res.Seconds(m), Median: bench.Quantile(res.Seconds(m), 0.5), Ratio: res.Ratio(m), Rate: res.Rate(m), Decoding: res.Decoding(m),
 			PromptTokens: run.PromptTokens, CachedTokens: run.CachedTokens, Computed: run.Computed, Saved: res.Saved(run), TilesEncoded: run.TilesEncoded,
 		}
 	}
@@ -115,11 +117,11 @@ func writeShare(w io.Writer, r *shareRecord) error {
 	fmt.Fprintf(w, "%s, %s: %d agents on one picture of %d tiles, answers of %d tokens, a prefix of %d tokens.\n\n",
 		r.Model, r.Device, r.Agents, r.Tiles, r.AnswerTokens, r.PrefixTokens)
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(t, "| sharing\t| seconds\t| ratio\t| answer t/s\t| prompt tokens\t| cached\t| computed\t| saved\t| tiles encoded\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
+	fmt.Fprintln(t, "| sharing\t| seconds\t| ratio\t| answer t/s\t| decode t/s\t| prompt tokens\t| cached\t| computed\t| saved\t| tiles encoded\t|")
+	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
 	for _, m := range bench.ShareModes {
 		v := r.Ways[m]
-		fmt.Fprintf(t, "| %s\t| %.3f\t| %.3f\t| %s\t| %d\t| %d\t| %d\t| %.2f prefixes\t| %d\t|\n", m, v.Median, v.Ratio, rate(v.Rate), v.PromptTokens, v.CachedTokens, v.Computed, v.Saved, v.TilesEncoded)
+		fmt.Fprintf(t, "| %s\t| %.3f\t| %.3f\t| %s\t| %s\t| %d\t| %d\t| %d\t| %.2f prefixes\t| %d\t|\n", m, v.Median, v.Ratio, rate(v.Rate), rate(v.Decoding), v.PromptTokens, v.CachedTokens, v.Computed, v.Saved, v.TilesEncoded)
 	}
 	return t.Flush()
 }

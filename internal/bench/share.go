@@ -43,6 +43,9 @@ type ShareRun struct {
 	Computed     int // prompt tokens that were computed, a session's prefix included
 	TilesEncoded int
 	OutputTokens int
+	// Decoding is the sum of the agents' own rates between their first and their last
+	// token, tokens a second: what decoding alone gives while all of them decode.
+	Decoding float64
 
 	prefix int // tokens of the session's prefix; 0 without one
 }
@@ -82,6 +85,15 @@ func (r *ShareResult) Rate(m ShareMode) float64 {
 	var rates []float64
 	for _, run := range r.Runs[m] {
 		rates = append(rates, float64(run.OutputTokens)/run.Seconds)
+	}
+	return Quantile(rates, 0.5)
+}
+
+// Decoding is the median of a mode's rate of decoding, tokens a second.
+func (r *ShareResult) Decoding(m ShareMode) float64 {
+	var rates []float64
+	for _, run := range r.Runs[m] {
+		rates = append(rates, run.Decoding)
 	}
 	return Quantile(rates, 0.5)
 }
@@ -208,6 +220,9 @@ func (s Share) run(ctx context.Context, e *engine.Engine, m ShareMode, pictures 
 		out.Computed += r.Usage.PromptTokens - r.Usage.CachedTokens
 		out.TilesEncoded += r.Usage.TilesEncoded
 		out.OutputTokens += r.Usage.OutputTokens
+		if d := (r.Usage.Total - r.Usage.FirstToken).Seconds(); d > 0 {
+			out.Decoding += float64(r.Usage.OutputTokens-1) / d
+		}
 	}
 	return out, texts, nil
 }
