@@ -191,6 +191,15 @@ func copyCase() testCase {
 		if w.err != nil {
 			return
 		}
+		// All layers are copied: none may be empty.
+		var every []int32
+		for _, b := range p.tables[:2] {
+			for i := range int32(kernels.BlockSize) {
+				every = append(every, b*kernels.BlockSize+i)
+			}
+		}
+		first := w.random("First", bf16, len(every), 2, 32)
+		w.do(w.KVStore(kernels.KVStoreArgs{KV: p.kv, Layer: 1 - pagedLayer, K: first, V: first, Slots: w.ints("Every", every, len(every))}))
 		w.do(w.KVCopy(kernels.KVCopyArgs{KV: p.kv, Pairs: [][2]int32{{p.tables[0], spare[0]}, {p.tables[1], spare[1]}}}))
 		slots := []int32{p.tables[0] * 32, p.tables[1] * 32}
 		other := w.random("Other", bf16, 2, 2, 32)
