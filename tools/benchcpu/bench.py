@@ -225,7 +225,10 @@ def main():
     rows = [r for r in ROWS if re.search(o.rows, r[0])]
     for r in rows:
         b.gguf(r[4], r[5])
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+    about = {k.strip(): v.strip() for k, _, v in (l.partition(":") for l in open("/proc/cpuinfo"))}
+    cpu = about.get("model name", platform.machine())
+    if not any(c.isdigit() for c in cpu) and "cpu family" in about:  # as virtual machines name it
+        cpu += f" family {about['cpu family']} model {about['model']}"
     doc |= {"cpu": cpu, "cores": os.cpu_count(), "threads": o.threads, "llama": open(f"{o.dir}/llama.version").read().strip(),
            "openvino": run([f"{o.dir}/venv/bin/python", "-c", "import openvino; print(openvino.__version__.split('-')[0])"]).strip(), "limits": [], "rows": {}, "tried": {}}
     base = f"{o.out}/cpu-" + re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
