@@ -208,113 +208,223 @@ func TestSameAttention(t *testing.T) {
 	})
 }
 
-// sharedBatch is a decode batch of which some sequences begin with the same blocks.
+// sharedBatch is a batch of which some sequences begin with the same blocks.
 type sharedBatch struct {
 	heads, kvHeads, d int
 	lens              []int
 	leaders, common   []int // of each sequence: whose blocks, and how many, it begins with
-	lie               bool  // it has blocks of its own all the same
+	rows              []int // new tokens of each; nil: one
 }
 
-// run attends with and without the hint and returns the bits of both.
-func (p sharedBatch) run(t *testing.T, b *Backend) (plain, shared []byte) {
-	t.Helper()
-	var owned []kernels.Tensor
-	defer func() {
-		for _, x := range owned {
-			x.Buf.Free()
-		}
-	}()
-	load := func(d kernels.DType, v []float32, shape ...int) kernels.Tensor {
-		x, err := tensor(b, d, v, shape...)
-		require.NoError(t, err)
-		owned = append(owned, x)
-		return x
+// The blocks of what sequences have in common.
+const (
+	shared   = iota // the leader's
+	copied          // their own, of the same contents
+	poisoned        // the same, but NaN in partitions that the leader's stand for
+)
+
+// once is how many leading blocks of a sequence a decode step with the hint reads for its
+// leader alone: whole partitions that were full before the step.
+func (p sharedBatch) once(s int) int {
+	l := p.leaders[s]
+	if l == s || p.leaders[l] != l || p.rows != nil {
+		return 0
 	}
-	n, width, blocks := len(p.lens), 0, 0
-	for _, l := range p.lens {
-		width = max(width, (l+kernels.BlockSize-1)/kernels.BlockSize)
-	}
-	table, pairs, lens, starts := make([]float32, n*width), []float32{}, []float32{}, []float32{0}
-	rows := 0
+	const blocks = partitionKeys / kernels.BlockSize
+	return min(p.common[s]/blocks, max(p.lens[s]-1, 0)/partitionKeys, max(p.lens[l]-1, 0)/partitionKeys) * blocks
+}
+
+// arrays are the block tables, and whose contents each block of the cache has: its own,
+// another's, or -1 for NaN.
+func (p sharedBatch) arrays(how int) (table []float32, width int, from []int) {
+	blocks := func(l int) int { return (l + kernels.BlockSize - 1) / kernels.BlockSize }
+	width = blocks(slices.Max(p.lens))
+	table = make([]float32, len(p.lens)*width)
+	first := make([]int, len(table)) // the block that had the contents first
 	for s, l := range p.lens {
-		for i := range (l + kernels.BlockSize - 1) / kernels.BlockSize {
-			if p.leaders[s] != s && i < p.common[s] && !p.lie {
-				table[s*width+i] = table[p.leaders[s]*width+i]
+		for i := range blocks(l) {
+			at, theirs := s*width+i, p.leaders[s]*width+i
+			inherits := p.leaders[s] != s && i < p.common[s]
+			if inherits && how == shared {
+				table[at] = table[theirs]
+				continue
+			}
+			id := len(from)
+			table[at], first[at] = float32(id), id
+			if inherits {
+				first[at] = first[theirs]
+			}
+			if inherits && how == poisoned && i < p.once(s) {
+				from = append(from, -1)
 			} else {
-				table[s*width+i] = float32(blocks)
-				blocks++
+				from = append(from, first[at])
 			}
 		}
-		rows += min(l, 1)
+	}
+	return table, width, from
+}
+
+// sharedCall is a cache filled for a batch, and attention to it.
+type sharedCall struct {
+	t     *testing.T
+	b     *Backend
+	owned []kernels.Tensor
+	kv    kernels.KV
+	store kernels.KVStoreArgs
+	hint  kernels.Tensor
+	args  kernels.PagedAttentionArgs
+}
+
+func (c *sharedCall) load(d kernels.DType, v []float32, shape ...int) kernels.Tensor {
+	x, err := tensor(c.b, d, v, shape...)
+	require.NoError(c.t, err)
+	c.owned = append(c.owned, x)
+	return x
+}
+
+func (c *sharedCall) free() {
+	for _, x := range c.owned {
+		x.Buf.Free()
+	}
+	c.kv.Free()
+}
+
+// on fills a cache. A block holds what its position and its first owner say, whatever how is.
+func (p sharedBatch) on(t *testing.T, b *Backend, how int) *sharedCall {
+	t.Helper()
+	c := &sharedCall{t: t, b: b}
+	table, width, from := p.arrays(how)
+	n, per := len(p.lens), kernels.BlockSize*p.kvHeads*p.d
+	var pairs, lens, k, v, at []float32
+	starts, most := []float32{0}, 1
+	for s, l := range p.lens {
+		rows := 1
+		if p.rows != nil {
+			rows = p.rows[s]
+		}
+		most = max(most, rows)
 		pairs = append(pairs, float32(p.leaders[s]), float32(p.common[s]*kernels.BlockSize))
-		lens, starts = append(lens, float32(l)), append(starts, float32(rows))
+		lens, starts = append(lens, float32(l)), append(starts, starts[s]+float32(rows))
 	}
-	kv, err := b.NewKV(kernels.KVShape{Layers: 1, Blocks: blocks, Heads: p.kvHeads, HeadDim: p.d, DType: kernels.BF16})
+	contents := make([][2][]float32, len(from))
+	for s, l := range p.lens {
+		for i := range (l + kernels.BlockSize - 1) / kernels.BlockSize {
+			if id := int(table[s*width+i]); from[id] == id && contents[id][0] == nil {
+				x := normal(2*per + s*width + i)
+				contents[id] = [2][]float32{x[:per], x[per : 2*per]}
+			}
+		}
+	}
+	nan := slices.Repeat([]float32{float32(math.NaN())}, per)
+	for _, id := range from {
+		x := [2][]float32{nan, nan}
+		if id >= 0 {
+			x = contents[id]
+		}
+		k, v = append(k, x[0]...), append(v, x[1]...)
+	}
+	keys := len(from) * kernels.BlockSize
+	for i := range keys {
+		at = append(at, float32(i))
+	}
+	var err error
+	c.kv, err = b.NewKV(kernels.KVShape{Layers: 1, Blocks: len(from), Heads: p.kvHeads, HeadDim: p.d, DType: kernels.BF16})
 	require.NoError(t, err)
-	defer kv.Free()
-	keys := blocks * kernels.BlockSize
-	at := make([]float32, keys)
-	for i := range at {
-		at[i] = float32(i)
+	c.store = kernels.KVStoreArgs{
+		KV: c.kv, K: c.load(kernels.BF16, k, keys, p.kvHeads, p.d), V: c.load(kernels.BF16, v, keys, p.kvHeads, p.d),
+		Slots: c.load(kernels.I32, at, keys),
 	}
-	values := normal(2*keys*p.kvHeads*p.d + 1)
-	require.NoError(t, b.KVStore(kernels.KVStoreArgs{
-		KV: kv, K: load(kernels.BF16, values[:keys*p.kvHeads*p.d], keys, p.kvHeads, p.d), V: load(kernels.BF16, values[keys*p.kvHeads*p.d:][:keys*p.kvHeads*p.d], keys, p.kvHeads, p.d),
-		Slots: load(kernels.I32, at, keys),
-	}))
-	q := load(kernels.BF16, normal(rows*p.heads*p.d), rows, p.heads, p.d)
-	a := kernels.PagedAttentionArgs{
-		Q: q, KV: kv, Starts: load(kernels.I32, starts, n+1), Lens: load(kernels.I32, lens, n), Tables: load(kernels.I32, table, n, width),
-		Scale: float32(1 / math.Sqrt(float64(p.d))), MaxRows: 1, MaxLen: slices.Max(p.lens),
+	require.NoError(t, b.KVStore(c.store))
+	rows := int(starts[n])
+	c.hint = c.load(kernels.I32, pairs, n, 2)
+	c.args = kernels.PagedAttentionArgs{
+		Q: c.load(kernels.BF16, normal(rows*p.heads*p.d), rows, p.heads, p.d), KV: c.kv, Starts: c.load(kernels.I32, starts, n+1),
+		Lens: c.load(kernels.I32, lens, n), Tables: c.load(kernels.I32, table, n, width),
+		Scale: float32(1 / math.Sqrt(float64(p.d))), MaxRows: most, MaxLen: slices.Max(p.lens),
 	}
-	attend := func(hint kernels.Tensor) []byte {
-		a.Out, a.Shared = load(kernels.F32, slices.Repeat([]float32{7}, rows*p.heads*p.d), rows, p.heads, p.d), hint
-		require.NoError(t, b.PagedAttention(a))
-		got := make([]byte, rows*p.heads*p.d*4)
-		require.NoError(t, b.Download(got, a.Out))
-		return got
+	return c
+}
+
+// attend returns the bits of attention, with the hint or without.
+func (c *sharedCall) attend(hint bool) []byte {
+	c.t.Helper()
+	a := c.args
+	a.Out = c.load(kernels.F32, slices.Repeat([]float32{7}, int(a.Q.Elements())), a.Q.Shape...)
+	if hint {
+		a.Shared = c.hint
 	}
+	require.NoError(c.t, c.b.PagedAttention(a))
+	got := make([]byte, 4*a.Q.Elements())
+	require.NoError(c.t, c.b.Download(got, a.Out))
+	return got
+}
+
+// check compares all ways to attend with split over private copies, bit for bit.
+func (p sharedBatch) check(t *testing.T, b *Backend) {
+	t.Helper()
+	c := p.on(t, b, copied)
 	b.walk = math.MaxInt32 // split
-	plain = attend(kernels.Tensor{})
+	want := c.attend(false)
 	b.walk = 0
-	sameBytes(t, fmt.Sprintf("%+v without a hint", p), plain, attend(kernels.Tensor{}))
-	return plain, attend(load(kernels.I32, pairs, n, 2))
+	sameBytes(t, fmt.Sprintf("%+v copied, without the hint", p), want, c.attend(false))
+	c.free()
+	c = p.on(t, b, shared)
+	sameBytes(t, fmt.Sprintf("%+v shared, without the hint", p), want, c.attend(false))
+	sameBytes(t, fmt.Sprintf("%+v shared, with the hint", p), want, c.attend(true))
+	c.free()
+	// A follower's own keys are read nowhere: they would make its rows NaN.
+	c = p.on(t, b, poisoned)
+	sameBytes(t, fmt.Sprintf("%+v poisoned, with the hint", p), want, c.attend(true))
+	c.free()
 }
 
 // TestSharedKeys compares attention that reads what sequences share once with attention
 // that reads it for each, bit for bit.
 func TestSharedKeys(t *testing.T) {
-	check := func(t *testing.T, b *Backend, p sharedBatch) {
-		plain, shared := p.run(t, b)
-		sameBytes(t, fmt.Sprintf("%+v", p), plain, shared)
-	}
 	cases := []sharedBatch{
-		{8, 2, 128, []int{300, 310, 290, 400, 257}, []int{0, 0, 0, 0, 0}, []int{0, 8, 8, 9, 8}, false},                  // tails; five sequences of four rows
-		{4, 2, 64, []int{260, 260, 140, 1, 0, 500, 300}, []int{0, 0, 2, 3, 4, 0, 5}, []int{0, 8, 0, 0, 0, 5, 9}, false}, // not adjacent; follows a follower
-		{8, 8, 128, []int{129, 300, 128, 257}, []int{0, 0, 0, 1}, []int{0, 4, 3, 7}, false},                             // two leaders; a prefix that ends inside a partition; full by this step only
-		{16, 1, 64, []int{600, 700, 800}, []int{0, 0, 0}, []int{0, 18, 12}, false},                                      // sixteen rows a sequence
-		{6, 2, 64, []int{100, 90, 700}, []int{0, 0, 2}, []int{0, 2, 0}, false},                                          // less than a partition in common
+		// Tails; five sequences of four rows; ends inside a partition.
+		{heads: 8, kvHeads: 2, d: 128, lens: []int{300, 310, 290, 400, 257}, leaders: []int{0, 0, 0, 0, 0}, common: []int{0, 8, 8, 9, 8}},
+		// Not adjacent; padding; the last follows a follower, which is no use.
+		{heads: 4, kvHeads: 2, d: 64, lens: []int{260, 260, 140, 1, 0, 500, 300}, leaders: []int{0, 0, 2, 3, 4, 0, 5}, common: []int{0, 8, 0, 0, 0, 5, 9}},
+		// Two groups that take turns; some are shorter than what the others share.
+		{heads: 8, kvHeads: 2, d: 64, lens: []int{400, 700, 390, 500, 150, 0, 610, 129, 128}, leaders: []int{0, 1, 0, 1, 0, 5, 1, 1, 0}, common: []int{0, 0, 12, 15, 4, 0, 19, 4, 3}},
+		// A prefix that is full by this step only.
+		{heads: 8, kvHeads: 8, d: 128, lens: []int{129, 300, 128, 257}, leaders: []int{0, 0, 0, 1}, common: []int{0, 4, 3, 7}},
+		// Sixteen rows a sequence.
+		{heads: 16, kvHeads: 1, d: 64, lens: []int{600, 700, 800}, leaders: []int{0, 0, 0}, common: []int{0, 18, 12}},
+		// Less than a partition in common.
+		{heads: 6, kvHeads: 2, d: 64, lens: []int{100, 90, 700}, leaders: []int{0, 0, 2}, common: []int{0, 2, 0}},
+		// A sequence without rows; guesses, for which the hint is no use.
+		{heads: 8, kvHeads: 2, d: 128, lens: []int{300, 260, 290}, leaders: []int{0, 0, 0}, common: []int{0, 8, 8}, rows: []int{1, 0, 1}},
+		{heads: 8, kvHeads: 2, d: 128, lens: []int{300, 310, 290, 280}, leaders: []int{0, 0, 0, 0}, common: []int{0, 8, 8, 8}, rows: []int{3, 1, 4, 2}},
+	}
+	read := 0
+	for _, p := range cases {
+		for s := range p.lens {
+			read += p.once(s)
+		}
+	}
+	require.Positive(t, read, "nothing is shared")
+	all := func(t *testing.T, b *Backend) {
+		for _, p := range cases {
+			p.check(t, b)
+		}
 	}
 	t.Run("simulator", func(t *testing.T) {
 		b, _ := simulatedOn(t, simHopper)
-		for _, p := range cases {
-			check(t, b, p)
-		}
-		liar := cases[0]
-		liar.lie = true
-		plain, shared := liar.run(t, b)
-		require.NotEqual(t, plain, shared, "the hint is not used")
+		all(t, b)
+	})
+	t.Run("simulator of sm_80", func(t *testing.T) {
+		b, _ := simulated(t)
+		all(t, b)
 	})
 	t.Run("device", func(t *testing.T) {
 		b := device(t, Options{})
-		for _, p := range cases {
-			check(t, b, p)
-		}
+		all(t, b)
 		many := sharedBatch{heads: 32, kvHeads: 8, d: 128}
 		for i := range 100 {
 			many.lens, many.leaders, many.common = append(many.lens, 1500+i), append(many.leaders, i%3), append(many.common, min(i/3, 1)*45)
 		}
-		check(t, b, many)
+		many.check(t, b)
 	})
 }
