@@ -6,8 +6,8 @@ package kernels
 // within the bounds of kerneltest, not bit for bit.
 //
 // Attention over a shared prefix needs no operation of its own: PagedAttention
-// may read blocks that neighbouring sequences of a batch have in common only
-// once, and its result does not change by a bit.
+// may read blocks that sequences of a batch have in common only once, and its
+// result does not change by a bit.
 
 // QKNormRopeStoreArgs are the operands of QKNormRopeStore, all that lies between
 // the fused q,k,v projection and attention:

@@ -157,7 +157,11 @@ type PagedAttentionArgs struct {
 	// of sequence b are, block by block, those of sequence leader < b, which has no
 	// leader itself; (b, 0) = it has none. It must be true.
 	Shared Tensor
-	Scale  float32
+	// Settled says that the operations since the last Upload (or, recorded, since the
+	// recording began) store no keys but those of the n tokens: the others may be read
+	// before the operations in front have ended.
+	Settled bool
+	Scale   float32
 	// Host-side upper bounds for planning; must hold.
 	MaxRows int // largest Starts[b+1]-Starts[b]
 	MaxLen  int // largest Lens[b]

@@ -218,7 +218,7 @@ func (b *Backend) PagedAttention(a kernels.PagedAttentionArgs) error {
 		Out: at(a.Out), Q: at(a.Q), Cache: c.layer(a.Layer), Starts: at(a.Starts), Lens: at(a.Lens), Tables: at(a.Tables),
 		OutStride: int64(a.Out.RowStride()), QStride: int64(a.Q.RowStride()), TableStride: int64(a.Tables.RowStride()), BlockElements: c.blockElements(),
 		Sequences: int32(a.Lens.Rows()), QHeads: int32(a.Q.Shape[1]), KvHeads: int32(s.Heads), HeadDim: int32(s.HeadDim),
-		OutDt: code(a.Out.DType), QDt: code(a.Q.DType), KvDt: code(s.DType), Scale: a.Scale,
+		OutDt: code(a.Out.DType), QDt: code(a.Q.DType), KvDt: code(s.DType), Settled: flag(a.Settled), Scale: a.Scale,
 	}
 	if p.Sequences <= maxShared && a.MaxRows == 1 {
 		p.Shared = at(a.Shared)

@@ -369,8 +369,10 @@ func (p sharedBatch) check(t *testing.T, b *Backend) {
 	sameBytes(t, fmt.Sprintf("%+v copied, without the hint", p), want, c.attend(false))
 	c.free()
 	c = p.on(t, b, shared)
-	sameBytes(t, fmt.Sprintf("%+v shared, without the hint", p), want, c.attend(false))
-	sameBytes(t, fmt.Sprintf("%+v shared, with the hint", p), want, c.attend(true))
+	for _, c.args.Settled = range []bool{false, true} {
+		sameBytes(t, fmt.Sprintf("%+v shared, without the hint", p), want, c.attend(false))
+		sameBytes(t, fmt.Sprintf("%+v shared, with the hint", p), want, c.attend(true))
+	}
 	c.free()
 	// A follower's own keys are read nowhere: they would make its rows NaN.
 	c = p.on(t, b, poisoned)
@@ -426,5 +428,40 @@ func TestSharedKeys(t *testing.T) {
 			many.lens, many.leaders, many.common = append(many.lens, 1500+i), append(many.leaders, i%3), append(many.common, min(i/3, 1)*45)
 		}
 		many.check(t, b)
+	})
+}
+
+// TestAttentionAfterStore stores keys directly in front of attention, with nothing between
+// that waits: attention sees them all the same, unless it was told that there are none.
+func TestAttentionAfterStore(t *testing.T) {
+	check := func(t *testing.T, b *Backend, p sharedBatch) {
+		c := p.on(t, b, shared)
+		defer c.free()
+		want := [2][]byte{c.attend(false), c.attend(true)}
+		before := c.store
+		n := int(before.K.Elements())
+		before.K = c.load(kernels.BF16, slices.Repeat([]float32{float32(math.NaN())}, n), before.K.Shape...)
+		before.V = before.K
+		a := c.args
+		for round := range 20 {
+			for i, hint := range []kernels.Tensor{{}, c.hint} {
+				a.Shared = hint
+				a.Out = c.load(kernels.F32, slices.Repeat([]float32{7}, int(a.Q.Elements())), a.Q.Shape...)
+				require.NoError(t, b.KVStore(before))
+				require.NoError(t, b.Sync())
+				require.NoError(t, b.KVStore(c.store))
+				require.NoError(t, b.PagedAttention(a))
+				got := make([]byte, len(want[i]))
+				require.NoError(t, b.Download(got, a.Out))
+				sameBytes(t, fmt.Sprintf("round %d, hint %v", round, hint.Buf != nil), want[i], got)
+			}
+		}
+	}
+	t.Run("simulator", func(t *testing.T) {
+		b, _ := simulatedOn(t, simHopper)
+		check(t, b, sharedBatch{heads: 4, kvHeads: 2, d: 64, lens: []int{150, 290}, leaders: []int{0, 0}, common: []int{0, 4}})
+	})
+	t.Run("device", func(t *testing.T) {
+		check(t, device(t, Options{}), sharedBatch{heads: 32, kvHeads: 8, d: 128, lens: []int{2300, 2304, 2200, 2000}, leaders: []int{0, 0, 0, 0}, common: []int{0, 64, 64, 60}})
 	})
 }

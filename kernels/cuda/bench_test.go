@@ -235,7 +235,7 @@ func (d *decoder) step(seqs, rows, ctx, shared int) func() error {
 				}),
 				b.PagedAttention(kernels.PagedAttentionArgs{
 					Out: attn, Q: qkv.Cols(0, benchHeads*benchDim).Reshape(tokens, benchHeads, benchDim), KV: d.kv, Layer: l,
-					Starts: tStarts, Lens: tLens, Tables: tTable, Shared: hint, Scale: 0.088, MaxRows: rows, MaxLen: ctx,
+					Starts: tStarts, Lens: tLens, Tables: tTable, Shared: hint, Settled: rows == 1, Scale: 0.088, MaxRows: rows, MaxLen: ctx,
 				}),
 				b.Linear(kernels.LinearArgs{Out: hidden, X: attn.Reshape(tokens, benchHeads*benchDim), W: w.out, Residual: hidden}),
 				b.NormSwiGLU(norm, kernels.SwiGLUArgs{Out: act, X: normed, W: w.gateUp, Scratch: scratch}),
@@ -478,23 +478,39 @@ func BenchmarkRows(bb *testing.B) {
 	})
 }
 
-// BenchmarkAttention times one layer's attention.
+// BenchmarkAttention times one layer's attention; shared: tokens that the sequences have in common.
 func BenchmarkAttention(bb *testing.B) {
 	b := newBench(bb)
-	for _, c := range []struct{ seqs, rows int }{{1, 1}, {8, 1}, {64, 1}, {1, 256}, {1, 1024}, {1, 2304}, {8, 288}} {
-		const ctx = 2304
+	const text, picture = 2304, 3328 + 128 // tokens; 3,328 are of 13 tiles
+	for _, c := range []struct{ seqs, rows, ctx, shared int }{
+		{1, 1, text, 0},
+		{8, 1, text, 0},
+		{64, 1, text, 0},
+		{1, 256, text, 0},
+		{1, 1024, text, 0},
+		{1, 2304, text, 0},
+		{8, 288, text, 0},
+		{8, 1, picture, 0},
+		{8, 1, picture, 3328},
+		{32, 1, picture, 0},
+		{32, 1, picture, 3328},
+	} {
+		ctx := c.ctx
 		blocks := ctx / kernels.BlockSize
 		kv, err := b.NewKV(kernels.KVShape{Layers: 4, Blocks: c.seqs * blocks, Heads: benchKV, HeadDim: benchDim, DType: kernels.BF16})
 		require.NoError(bb, err)
-		var starts, table, lens []float32
+		var starts, table, lens, pairs []float32
 		for s := range c.seqs + 1 {
 			starts = append(starts, float32(s*c.rows))
 		}
 		for i := range c.seqs * blocks {
+			if i%blocks < c.shared/kernels.BlockSize {
+				i %= blocks
+			}
 			table = append(table, float32(i))
 		}
-		for range c.seqs {
-			lens = append(lens, ctx)
+		for s := range c.seqs {
+			lens, pairs = append(lens, float32(ctx)), append(pairs, 0, float32(min(s, 1)*c.shared))
 		}
 		k := b.rows(ctx, benchKV, benchDim)
 		for s := range c.seqs {
@@ -510,11 +526,19 @@ func BenchmarkAttention(bb *testing.B) {
 		tokens := c.seqs * c.rows
 		q, out := b.rows(tokens, benchHeads, benchDim), b.rows(tokens, benchHeads, benchDim)
 		tStarts, tLens, tTable := b.ints(starts, c.seqs+1), b.ints(lens, c.seqs), b.ints(table, c.seqs, blocks)
-		bb.Run(fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx), func(bb *testing.B) {
+		name := fmt.Sprintf("batch=%d/rows=%d/ctx=%d", c.seqs, c.rows, ctx)
+		var hint kernels.Tensor
+		if c.shared > 0 {
+			name = fmt.Sprintf("%s/shared=%d", name, c.shared)
+			hint = b.ints(pairs, c.seqs, 2)
+		}
+		read := float64(c.seqs*ctx-(c.seqs-1)*c.shared) * benchKV * benchDim * 4 // bytes
+		bb.Run(name, func(bb *testing.B) {
 			ms := b.time(bb, func() error {
 				for l := range 4 {
 					if err := b.PagedAttention(kernels.PagedAttentionArgs{
-						Out: out, Q: q, KV: kv, Layer: l, Starts: tStarts, Lens: tLens, Tables: tTable, Scale: 0.088, MaxRows: c.rows, MaxLen: ctx,
+						Out: out, Q: q, KV: kv, Layer: l, Starts: tStarts, Lens: tLens, Tables: tTable, Shared: hint, Settled: c.rows == 1,
+						Scale: 0.088, MaxRows: c.rows, MaxLen: ctx,
 					}); err != nil {
 						return err
 					}
@@ -522,8 +546,8 @@ func BenchmarkAttention(bb *testing.B) {
 				return nil
 			}) / 4
 			bb.ReportMetric(ms*1e3, "us/layer")
-			bb.ReportMetric(float64(c.seqs)*ctx*benchKV*benchDim*4/ms/1e6, "GB/s")
-			bb.ReportMetric(4*float64(tokens)*(ctx-float64(c.rows)/2)*benchHeads*benchDim/ms/1e9, "TFLOP/s")
+			bb.ReportMetric(read/ms/1e6, "GB/s")
+			bb.ReportMetric(4*float64(tokens)*(float64(ctx)-float64(c.rows)/2)*benchHeads*benchDim/ms/1e9, "TFLOP/s")
 		})
 		kv.Free()
 	}

@@ -263,8 +263,8 @@ type attentionParams struct {
 	SplitRows     int32
 	Walk          int32
 	Slots         int32
+	Settled       int32
 	Scale         float32
-	_             [4]byte
 }
 
 // attentionMapParams mirrors struct AttentionMapParams of src/params.cuh: 448 bytes.
@@ -430,7 +430,7 @@ var layout = map[string][]int{
 	"linearParams":       {136, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 92, 96, 100, 104, 108, 112, 116, 120, 124, 128},
 	"linearTileParams":   {704, 0, 128, 256, 384, 512, 648},
 	"linearStreamParams": {320, 0, 128, 264, 272, 276, 280},
-	"attentionParams":    {184, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 168, 172, 176},
+	"attentionParams":    {184, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 132, 136, 140, 144, 148, 152, 156, 160, 164, 168, 172, 176, 180},
 	"attentionMapParams": {448, 0, 128, 256, 440},
 	"argMaxParams":       {56, 0, 8, 16, 24, 32, 40, 44, 48},
 }

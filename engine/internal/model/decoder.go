@@ -69,6 +69,7 @@ type Step struct {
 	Lens      kernels.Tensor // [B] i32
 	Tables    kernels.Tensor // [B,W] i32
 	Shared    kernels.Tensor // [B,2] i32: see kernels.PagedAttentionArgs; no Buf: nothing is known
+	Settled   bool           // see kernels.PagedAttentionArgs
 	KV        kernels.KV
 	MaxRows   int
 	MaxLen    int
@@ -126,7 +127,7 @@ func (d *Decoder) attention(i int, s *Step) error {
 		return err
 	}
 	err = d.b.PagedAttention(kernels.PagedAttentionArgs{
-		Out: v.Attn, Q: v.Q, KV: s.KV, Layer: i, Starts: s.Starts, Lens: s.Lens, Tables: s.Tables, Shared: s.Shared,
+		Out: v.Attn, Q: v.Q, KV: s.KV, Layer: i, Starts: s.Starts, Lens: s.Lens, Tables: s.Tables, Shared: s.Shared, Settled: s.Settled,
 		Scale: d.scale, MaxRows: s.MaxRows, MaxLen: s.MaxLen,
 	})
 	if err != nil {

@@ -111,11 +111,11 @@ func (r *Runner) decodeLane(b *sched.Batch, k graphKey) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.uploadPadded(r, b, k); err != nil {
-		return nil, fmt.Errorf("upload: %w", err)
-	}
 	if err := r.copyBlocks(b); err != nil {
 		return nil, err
+	}
+	if err := l.uploadPadded(r, b, k); err != nil {
+		return nil, fmt.Errorf("upload: %w", err)
 	}
 	l.follow(b, k)
 	return l, r.enqueue(l, b.FullRows < len(b.Items))
@@ -156,6 +156,7 @@ func (r *Runner) decode(l *lane) error {
 	s, views := &l.step, r.space.Rows(l.key.batch)
 	s.Views = r.space.Tokens(l.key.batch)
 	s.MaxRows, s.MaxLen, s.Tap = 1, l.key.width*kernels.BlockSize, nil
+	s.Settled = true // copies of blocks come before the upload
 	if err := r.m.Decoder.Forward(s); err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (l *lane) upload(r *Runner, b *sched.Batch) error {
 	a.add(&s.Starts, b.Starts)
 	a.add(&s.Lens, b.Lens)
 	a.add2(&s.Tables, b.Tables, b.TableWidth)
-	s.Shared.Buf = nil // several tokens of a sequence, or nobody to gain by it
+	s.Shared.Buf, s.Settled = nil, false // several tokens of a sequence, or nobody to gain by it
 	a.add(&l.rows, b.LogitRows)
 	a.add(&s.Index, b.Features)
 	a.add(&s.Places, b.Places)

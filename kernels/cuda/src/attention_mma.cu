@@ -379,11 +379,12 @@ DEVICE Place place_of(int v, int *sums, int warp, int lane) {
 
 // Sequences of at most one token each, at most kThreads of them, a thread each for the
 // plan; p.shared tells whose keys they begin with. An item is a partition of a leader and
-// of those that share it with him, or one of a sequence alone (all are, without p.shared). The ctas take items in
-// turn; all results are partial ones.
+// of those that share it with him, or one of a sequence alone (all are, without p.shared).
+// The ctas take items in turn; all results are partial ones.
 //
-// What items there are follows from lengths and p.shared alone, and keys that were there
-// before this step do not depend on the kernel in front either: both come before wait_previous.
+// What items there are follows from lengths and p.shared alone and comes before
+// wait_previous; so do partitions that were full before this step, if p.settled says
+// that the kernels in front, which may still run, do not store them.
 template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
   DYNAMIC_SHARED(shared);
   SHARED Exchange x;
@@ -425,7 +426,7 @@ template <int D> DEVICE void shared_prefix(const AttentionParams &p) {
     const int count = min(kPartition, lengths[b] - s0), blocks = (count + 31) / 32;
     if (me < blocks) table[me] = static_cast<const int32_t *>(p.tables)[b * p.table_stride + s0 / kBlock + me];
     sync_block();
-    if (!waited && part >= whole(b)) {
+    if (!waited && (!p.settled || part >= whole(b))) {
       wait_previous();
       waited = true;
     }

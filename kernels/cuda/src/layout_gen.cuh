@@ -240,7 +240,8 @@ static_assert(__builtin_offsetof(AttentionParams, partial_rows) == 160, "Attenti
 static_assert(__builtin_offsetof(AttentionParams, split_rows) == 164, "AttentionParams.split_rows: offset");
 static_assert(__builtin_offsetof(AttentionParams, walk) == 168, "AttentionParams.walk: offset");
 static_assert(__builtin_offsetof(AttentionParams, slots) == 172, "AttentionParams.slots: offset");
-static_assert(__builtin_offsetof(AttentionParams, scale) == 176, "AttentionParams.scale: offset");
+static_assert(__builtin_offsetof(AttentionParams, settled) == 176, "AttentionParams.settled: offset");
+static_assert(__builtin_offsetof(AttentionParams, scale) == 180, "AttentionParams.scale: offset");
 #endif
 static_assert(sizeof(AttentionMapParams) == 448, "AttentionMapParams: size");
 #ifdef MC_SIM

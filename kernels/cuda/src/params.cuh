@@ -259,6 +259,7 @@ struct AttentionParams {
   i32 split_rows;
   i32 walk;
   i32 slots;
+  i32 settled;
   f32 scale;
 };
 
