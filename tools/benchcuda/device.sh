@@ -110,7 +110,7 @@ checks() {
   [ -n "$PEERS" ] && checkpoint &
   if [ "$device" = cuda ]; then
     in_folder kernels/cuda "conformance suite" 120 "$kit/cuda.test" -test.v -test.run 'TestDeviceConformance$'
-    in_folder kernels/cuda "same bits in all kernels" 90 "$kit/cuda.test" -test.v -test.run 'Test(SameBits|SameNorm|SameSplits|SameAttention|Tiles)/(device|portable_and_hopper)'
+    in_folder kernels/cuda "same bits in all kernels" 90 "$kit/cuda.test" -test.v -test.run 'Test(SameBits|SameNorm|SameSplits|SameAttention|SharedKeys|AttentionAfterStore|Tiles)/(device|portable_and_hopper)'
   fi
   step "fixture models against the reference" 100 "$metacap" parity --backend "$device" --only models testdata
   step "embedded model, $device against the CPU" 60 "$metacap" bench same --device "$device" testdata/drawn
