@@ -3,14 +3,15 @@ import math
 
 from PIL import Image
 
+import places
 from canvas import COLORS, UNIT
+from places import PLACE, Shape
 from words import VIVID, article, rng
 from world import there
 
 SKY = {"clear blue": (120, 180, 245), "orange at sunset": (250, 165, 95), "dark at night": (20, 25, 60), "gray and overcast": (165, 170, 178)}
 GROUND = {"green grass": (90, 165, 75), "yellow sand": (228, 200, 125), "white snow": (240, 244, 248), "gray pavement": (120, 120, 125)}
 TIME = {"clear blue": "in daylight", "orange at sunset": "at sunset", "dark at night": "at night", "gray and overcast": "on an overcast day"}
-PLACE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 MANY = {"tree": "trees", "person": "people", "dog": "dogs", "cow": "cows"}
 
 
@@ -261,9 +262,14 @@ def microscope(m):
     m.done(c)
 
 
+def of_shapes(seed):
+    """Says whether the abstract picture of a seed shows plain shapes."""
+    return rng(seed, "shapes").random() < .3
+
+
 def pattern(m):
     r, s = m.r, m.s
-    if rng(s.seed, "shapes").random() < .3:
+    if of_shapes(s.seed):
         return shapes(m)
     kind = r.choice(("gradient", "stripes", "checker", "rings", "dots"))
     a = r.choice(VIVID + ["black", "white"])
@@ -347,12 +353,16 @@ def _dots(m, c, a, b):
     s.qa = [(f"How many rows of {what} are there?", str(n)), (f"What color are the {what}?", b)]
 
 
+SHAPES = "A drawing of plain shapes."  # the overview of every one
 FORMS = {"circle": "circles", "square": "squares", "rectangle": "rectangles", "triangle": "triangles"}
 GROUNDS = ["white", "black", "gray", *VIVID] + [f"light {k}" for k in ("red", "green", "blue", "yellow", "purple", "gray")]
 
 
 def shapes(m):
-    """At most four plain shapes on plain ground, as any drawing program leaves them."""
+    """At most four plain shapes on plain ground, as any drawing program leaves them.
+
+    The facts list them as one reads, row by row from left to right: their order is seen in the picture.
+    """
     r, s = m.r, m.s
     back = r.choice(GROUNDS)
     pale = r.uniform(.5, .8) if back.startswith("light ") else 0
@@ -363,31 +373,35 @@ def shapes(m):
     n = r.choice((0, 1, 1, 1, 2, 2, 3, 4))
     cells = r.sample([(i, j) for i in range(3) for j in range(3)], n)
     outline = r.random() < .3
-    groups = {}
+    drawn = []
     for i, j in cells:
         form, color = r.choice(list(FORMS)), m.pick("shape", colors, beside=back)
         big = 1 if n > 1 else r.uniform(1, 2)  # a shape alone may be larger
         x, y = 37 + 75 * i + r.randint(-6, 6), 37 + 75 * j + r.randint(-6, 6)
-        _shape(m, c, form, x, y, r.uniform(13, 29) * big, m.jitter(color, 6), outline)
-        groups.setdefault((color, form), []).append((x, y))
-    s.overview = "A drawing of plain shapes."
+        x, y = _shape(m, c, form, x, y, r.uniform(13, 29) * big, m.jitter(color, 6), outline)
+        drawn.append(((j, i), color, form, x, y))
+    groups = {}
+    for _, color, form, x, y in sorted(drawn):
+        s.shapes.append(Shape(f"{color} {form}", x, y, third(c, x)))
+        groups[color, form] = groups.get((color, form), 0) + 1
+    s.overview = SHAPES
     s.add("color", f"The background is {back}.", f"The background is {m.other(GROUNDS, back)}.")
-    for (color, form), at in groups.items():
-        k = len(at)
+    for (color, form), k in groups.items():
         say = lambda k, color, form: there(k, f"{color} {form}", f"{color} {FORMS[form]}")
         others = [(x, form) for x in colors if (x, form) not in groups] + [(color, x) for x in FORMS if (color, x) not in groups]
         s.add("count", say(k, color, form), say(m.near(k, 1, 5), color, form) if r.random() < .33 else say(k, *r.choice(others)))
-    _places(m, c, groups)
+    _places(m)
     if not n:
         s.add("count", "There are no shapes.", there(1, f"{r.choice(colors)} {r.choice(list(FORMS))}"))
     s.short = s.overview[:-1] + f" on {back}."
     s.tags = ["abstract", "shapes", f"{back} background"] + [f"{color} {form}" for color, form in groups]
     s.reasoning = [("The image is generated and shows no real object.", "The image shows a real place.")]
-    s.qa = [("How many shapes are there?", str(n)), ("What color is the background?", back)] + [(f"How many {color} {FORMS[form]} are there?", str(len(at))) for (color, form), at in groups.items()]
+    s.qa = [("How many shapes are there?", str(n)), ("What color is the background?", back)] + [(f"How many {color} {FORMS[form]} are there?", str(k)) for (color, form), k in groups.items()]
     m.done(c)
 
 
 def _shape(m, c, form, x, y, q, fill, outline):
+    """Draws a shape near x, y and returns where its middle came to lie."""
     ink = (30, 30, 30) if outline else None
     x, y = min(max(x, q + 3), UNIT - q - 3), min(max(y, q + 3), UNIT - q - 3)
     if form == "circle":
@@ -400,26 +414,21 @@ def _shape(m, c, form, x, y, q, fill, outline):
         w, h = m.r.choice(((1.15, .6), (.6, 1.15)))
         w, h = min(w * q, x - 2, UNIT - x - 2), min(h * q, y - 2, UNIT - y - 2)
         c.rectangle((x - w, y - h, x + w, y + h), fill=fill, outline=ink)
+    return x, y
 
 
-def _places(m, c, groups):
-    """Where a single shape lies, or how two lie to each other."""
-    r, s = m.r, m.s
-    single = [(f"{color} {form}", at[0]) for (color, form), at in groups.items() if len(at) == 1]
-    if len(groups) == 1 and single:
-        name, (x, _) = single[0]
-        p = third(c, x)
+def _places(m):
+    """Where a shape alone lies, or how the first two that are the only ones of their name lie to each other."""
+    s, only = m.s, places.single(m.s.shapes)
+    if len(s.shapes) == 1:
+        name, p = only[0].name, only[0].third
         s.add("pos", f"The {name} is {PLACE[p]}.", f"The {name} is {PLACE[m.other(list(PLACE), p)]}.")
         s.qa.append((f"Where is the {name}?", PLACE[p]))
-    elif len(single) > 1:
-        (a, (xa, ya)), (b, (xb, yb)) = r.sample(single, 2)
-        if abs(xa - xb) > 40:
-            words = ("left of", "right of") if xa < xb else ("right of", "left of")
-        elif abs(ya - yb) > 40:
-            words = ("above", "below") if ya < yb else ("below", "above")
-        else:
-            return
-        s.add("relation", f"The {a} is {words[0]} the {b}.", f"The {a} is {words[1]} the {b}.")
+    elif len(only) > 1:
+        a, b = only[:2]
+        word = places.relation(a, b)
+        # swapped names, not the opposite word: the word alone must not tell which of the two is true
+        s.add("relation", f"The {a.name} is {word} the {b.name}.", f"The {b.name} is {word} the {a.name}.")
 
 
 MOTION = {"right": "moves from left to right", "left": "moves from right to left", "up": "moves up", "down": "moves down", "none": "stays in place"}

@@ -45,6 +45,7 @@ class Sample:
     qa: list = field(default_factory=list)         # (question, answer)
     table: tuple = None                            # (columns, rows) of strings
     code: tuple = None                             # (language, source, what it does)
+    shapes: list = field(default_factory=list)     # places.Shape of each plain shape, in the order of the facts
     style: dict = field(default_factory=dict)
 
     def caption(self):
@@ -64,7 +65,7 @@ class Sample:
         """The facts as plain data for a JSON file."""
         return {"domain": self.domain, "seed": self.seed, "overview": self.overview,
                 "facts": [vars(f) for f in self.facts], "text": self.ocr, "short": self.short, "tags": self.tags,
-                "reasoning": [a for a, _ in self.reasoning], "questions": [list(q) for q in self.qa],
+                "reasoning": [a for a, _ in self.reasoning], "questions": [list(q) for q in self.qa], "shapes": [shape._asdict() for shape in self.shapes],
                 "table": {"columns": self.table[0], "rows": self.table[1]} if self.table else None,
                 "code": {"language": self.code[0], "source": self.code[1], "purpose": self.code[2]} if self.code else None}
 

@@ -17,6 +17,8 @@ import numpy as np
 import tok  # noqa: F401  (puts the drawn world on the path)
 import canvas
 import outside
+import places
+import scenes
 import tasks
 import words
 import world
@@ -30,6 +32,18 @@ def states(text, sentence):
     """Says whether a text contains a sentence; "a" and "an" are one word here, all else is exact."""
     flat = lambda x: f" {x} ".replace(" An ", " A ").replace(" an ", " a ")
     return flat(sentence) in flat(text)
+
+
+def tells(caption, f, s):
+    """Says whether a caption tells fact f of sample s.
+
+    Of plain shapes many true sentences about places can be said, of which the facts hold one. There the caption must hold a
+    true sentence of that kind, and no false one about places; whether one is true, the drawn shapes tell.
+    """
+    if f.kind in ("pos", "relation") and s.shapes:
+        said = places.statements(caption, s.shapes)
+        return all(ok for _, ok in said) and any(kind == f.kind for kind, _ in said)
+    return states(caption, f.true)
 
 
 def distance(a, b):
@@ -101,10 +115,14 @@ def samples(per_domain, base, size=None, **k):
 def score_captions(board, ss, answers):
     for s, (got, _) in zip(ss, answers):
         board.put(s.domain, "overview", states(got, s.overview))
+        group = "shapes_" if s.overview == scenes.SHAPES else "others_"
         for f in s.facts:
-            board.put(s.domain, "fact_" + f.kind, states(got, f.true))
-            board.put(s.domain, "facts", states(got, f.true))
+            ok = tells(got, f, s)
+            for kind in ("fact_" + f.kind, "facts", group + f.kind):
+                board.put(s.domain, kind, ok)
             board.put(s.domain, "wrong_facts", states(got, f.false))
+        for _, ok in places.statements(got, s.shapes) if s.shapes else ():
+            board.put(s.domain, "places_said", ok)
         board.put(s.domain, "caption_exact", got == s.caption())
 
 
@@ -233,7 +251,7 @@ def built_tasks(board, asker, keep):
             board.put(s.domain, name + tail, a == it.answer)
             if name == "summary":
                 for f in s.facts:
-                    board.put(s.domain, "summary_facts" + tail, states(a, f.true))
+                    board.put(s.domain, "summary_facts" + tail, tells(a, f, s))
 
 
 def plain_tasks(board, asker, every):
@@ -249,7 +267,7 @@ def plain_tasks(board, asker, every):
     for s, (a, _) in asker.ask(lambda s: tasks.for_video(free(s)) if s.domain == "video" else free(s), 200, lambda s: s.seed % every == 1 % every):
         board.put(s.domain, "paraphrase_caption_exact", a == s.caption())
         for f in s.facts:
-            board.put(s.domain, "paraphrase_facts", states(a, f.true))
+            board.put(s.domain, "paraphrase_facts", tells(a, f, s))
 
 
 def views(m, n, base):
@@ -259,7 +277,7 @@ def views(m, n, base):
         ss = [world.make(base + 10_000 * d + i, dm, size="plain", clean=True, view=view) for d, dm in enumerate(world.DOMAINS) for i in range(n)]
         asker = Asker(m, ss)
         for s, (a, _) in asker.ask(plain("caption_detailed"), 200):
-            right["facts", view, s.domain, s.seed] = (sum(states(a, f.true) for f in s.facts), len(s.facts))
+            right["facts", view, s.domain, s.seed] = (sum(tells(a, f, s) for f in s.facts), len(s.facts))
         for s, (a, _) in asker.ask(plain("ocr"), 200, lambda s: s.ocr):
             right["words", view, s.domain, s.seed] = text_scores(s.ocr, a)[1:3]
     out = {}

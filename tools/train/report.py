@@ -5,7 +5,7 @@ import sys
 ROWS = (("facts", "facts of detailed captions"), ("wrong_facts", "the sentence with one point changed, said instead"), ("overview", "overview sentence"), ("caption_exact", "whole caption exact"), ("fact_color", "colours"),
         ("fact_count", "counts"), ("fact_pos", "positions"), ("fact_state", "states"), ("fact_motion", "motion"), ("fact_event", "events"), ("fact_value", "printed values with their names"),
         ("fact_value_axis", "values read off an axis"), ("table_values", "values in the cells of tables"), ("table_names", "names in the cells of tables"), ("value_asked", "a value asked for by its names"),
-        ("fact_text", "quoted text, exact"), ("fact_relation", "relations"), ("words", "words of the transcript"), ("cer", "character error rate"),
+        ("fact_text", "quoted text, exact"), ("fact_relation", "relations"), ("places_said", "sentences about places of plain shapes that are true"), ("words", "words of the transcript"), ("cer", "character error rate"),
         ("no_text_right", "no text said to be none"), ("router", "router, both orders averaged"), ("router_forward", "router, canonical order"), ("router_reversed", "router, reversed order"),
         ("claim_true", "true claims"), ("claim_false", "false claims"), ("question", "questions"), ("judge", "judge scores"), ("summary", "summary with the picture, exact"), ("summary_facts", "summary with the picture, facts"),
         ("summary_text_only", "summary from text, exact"), ("summary_facts_text_only", "summary from text, facts"), ("revise", "revision with the picture, exact"), ("revise_text_only", "revision from text, exact"),
@@ -32,6 +32,15 @@ def main_table(d):
             print(f"| {title} | {interval(v)} | " + " | ".join(cell(d[n].get(key)) for n in names) + " |")
 
 
+def shapes(d):
+    print("\n| facts | plain shapes | all others |\n|---|---|---|")
+    for key, title in ROWS:
+        kind = key.removeprefix("fact_")
+        v, w = d.get("shapes_" + kind), d.get("others_" + kind)
+        if key != kind and v and w:
+            print(f"| {title} | {interval(v)} | {interval(w)} |")
+
+
 def claims(d):
     kinds = sorted({k.split("_", 2)[2] for k in d["all"] if k.startswith("claim_") and k.count("_") > 1})
     print("\n| claims about | true ones | false ones |\n|---|---|---|")
@@ -52,6 +61,7 @@ def views(v):
 def main(path, *more):
     res = json.load(open(path))
     main_table(res["domains"])
+    shapes(res["domains"]["all"])
     claims(res["domains"])
     if res.get("router_calibration") is not None:
         print(f"\nRouter, expected calibration error over ten bins: {res['router_calibration']:.4f}.")

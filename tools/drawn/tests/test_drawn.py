@@ -10,6 +10,7 @@ from PIL import Image, ImageChops
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import canvas  # noqa: E402
 import dataset  # noqa: E402
+import places  # noqa: E402
 import scenes  # noqa: E402
 import tasks  # noqa: E402
 import words  # noqa: E402
@@ -152,3 +153,64 @@ def test_the_data_set_is_what_the_samples_say(tmp_path, monkeypatch):
     x = lines[0]
     s = world.make(x["seed"], x["domain"])
     assert x["caption"] == s.caption() and Image.open(tmp_path / x["files"][0]).tobytes() == s.images[0].tobytes()
+
+
+def plain_shapes(n):
+    """n held-out samples of plain shapes."""
+    seeds = (seed for seed in range(10_000) if scenes.of_shapes(seed))
+    return [world.make(seed, "synthetic") for seed, _ in zip(seeds, range(n))]
+
+
+def test_plain_shapes_are_told_as_one_reads():
+    """The order of the list, the pair and its relation are functions of the picture: nothing about them is drawn by lot."""
+    kinds = {"pos": 0, "relation": 0}
+    for s in plain_shapes(400):
+        rows = [round((p.y - 37) / 75) if len(s.shapes) > 1 else 0 for p in s.shapes]
+        assert [(row, p.x) for row, p in zip(rows, s.shapes)] == sorted((row, p.x) for row, p in zip(rows, s.shapes))
+        listed = [f.true.split(" ", 3)[3].rstrip(".").split() for f in s.facts if f.kind == "count" and s.shapes]
+        assert [x for i, (x, *_) in enumerate(s.shapes) if x not in [p.name for p in s.shapes[:i]]] == [f"{c} {form if form in scenes.FORMS else form[:-1]}" for c, form in listed]
+        told = [f for f in s.facts if f.kind in kinds]
+        assert len(told) == (len(s.shapes) == 1 or len(places.single(s.shapes)) > 1)
+        for f in told:
+            kinds[f.kind] += 1
+            assert places.check(f.true, s.shapes) == (f.kind, True) and places.check(f.false, s.shapes) == (f.kind, False), (s.seed, f)
+            if f.kind == "relation":
+                a, b = places.single(s.shapes)[:2]
+                assert f.true.startswith(f"The {a.name} is ") and f.true.endswith(f" the {b.name}."), (s.seed, f)
+    assert min(kinds.values()) > 100
+
+
+def test_a_shape_lies_where_it_is_drawn():
+    """The middle that is told is the middle of what differs from the ground."""
+    checked = 0
+    for s in plain_shapes(200):
+        if len(s.shapes) != 1 or s.style.get("degraded") or s.images[0].size != (224, 224):
+            continue
+        im = s.images[0]
+        x0, y0, x1, y1 = ImageChops.difference(im, Image.new("RGB", im.size, im.getpixel((0, 0)))).point(lambda v: 255 * (v > 40)).getbbox()
+        p = s.shapes[0]
+        assert abs((x0 + x1) / 2 - p.x) < 4 and abs((y0 + y1) / 2 - p.y) < 4, (s.seed, p)
+        checked += 1
+    assert checked > 30
+
+
+def test_sentences_about_places_are_judged_by_the_picture():
+    shape = places.Shape
+    three = [shape("red square", 40, 40, "left"), shape("blue circle", 110, 45, "middle"), shape("red triangle", 112, 190, "middle")]
+    true = ["The red square is left of the blue circle.", "The blue circle is right of the red square.", "The red triangle is right of the red square.",
+            "The red triangle is below the red square.", "The blue circle is above the red triangle."]
+    false = ["The red square is right of the blue circle.", "The blue circle is left of the red square.", "The red square is above the blue circle.",
+             "The blue circle is left of the red triangle.", "The blue circle is below the red triangle.", "The blue square is left of the blue circle.",
+             "The red square is left of the red square.", "The red square is left of the pink circle."]
+    assert all(places.check(x, three) == ("relation", True) for x in true)
+    assert all(places.check(x, three) == ("relation", False) for x in false)
+    assert places.check("The red square is on the left.", three) == ("pos", True)
+    assert places.check("The red square is in the middle.", three) == ("pos", False)
+    assert places.check("The red circle is on the left.", three) == ("pos", False)
+    for odd in ("The red square is left of the blue circle", "The red square is to the left of it.", "A square is in the middle.", "The red square is beside the blue circle."):
+        assert places.check(odd, three) == ("", False)
+    assert places.check("The background is white.", three) is None and places.check("There is 1 red square.", three) is None
+    twins = [*three, shape("red square", 190, 40, "right")]
+    assert places.check(true[0], twins) == ("relation", False), "which of the two is not said"
+    assert [p.name for p in places.single(twins)] == ["blue circle", "red triangle"]
+    assert places.statements(f"A drawing. {true[0]} There is 1 dot. {false[0]}", three) == [("relation", True), ("relation", False)]

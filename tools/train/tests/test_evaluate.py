@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import answers  # noqa: E402
 import evaluate  # noqa: E402
+import places  # noqa: E402
 import tasks  # noqa: E402
 import world  # noqa: E402
 
@@ -43,6 +44,53 @@ def test_a_right_answer_scores_one_and_a_wrong_one_nothing():
             assert got[kind][0] == want, (kind, got[kind])
         assert got["wrong_facts"][0] == 0
         assert got["cer"][0] == (0 if wrong is None else pytest.approx(1, abs=.35))
+
+
+def shapes_board(caption, shapes, kind, true, false):
+    s = world.Sample("synthetic", 1, True, overview="A drawing of plain shapes.", shapes=shapes)
+    s.add("color", "The background is white.", "The background is red.")
+    s.add(kind, true, false)
+    board = evaluate.Board()
+    evaluate.score_captions(board, [s], [(caption, 0.)])
+    return board
+
+
+def test_a_place_counts_if_what_is_said_is_true_of_the_picture():
+    two = [places.Shape("red square", 40, 40, "left"), places.Shape("blue circle", 110, 115, "middle")]
+    told = "The red square is left of the blue circle.", "The blue circle is left of the red square."
+    for said, right, statements in (
+            (told[0], 1, (1, 1)),
+            ("The blue circle is right of the red square.", 1, (1, 1)),
+            ("The red square is above the blue circle.", 1, (1, 1)),
+            (told[1], 0, (0, 1)),
+            ("The red square is below the blue circle.", 0, (0, 1)),
+            ("The red rectangle is left of the blue circle.", 0, (0, 1)),
+            (told[0] + " The blue circle is on the left.", 0, (1, 2)),
+            (told[0] + " " + told[1], 0, (1, 2)),
+            ("The red square is on the left.", 0, (1, 1)),
+            ("", 0, (0, 0))):
+        board = shapes_board(f"A drawing of plain shapes. The background is white. {said}".strip(), two, "relation", *told)
+        for kind in ("fact_relation", "shapes_relation"):
+            assert board.n["synthetic", kind] == [right, 1], said
+        assert board.n["all", "facts"] == [1 + right, 2], said
+        assert tuple(board.n["all", "places_said"]) == statements, said
+        assert board.n["all", "shapes_color"] == [1, 1] and not board.n["all", "others_color"][1]
+
+
+def test_a_place_of_a_shape_of_another_name_does_not_count():
+    one = [places.Shape("red square", 40, 40, "left")]
+    told = "The red square is on the left.", "The red square is on the right."
+    for said, right in ((told[0], 1), (told[1], 0), ("The red rectangle is on the left.", 0), ("The red square is left of the red square.", 0), ("", 0)):
+        board = shapes_board(f"A drawing of plain shapes. {said}".strip(), one, "pos", *told)
+        assert board.n["all", "fact_pos"] == [right, 1], said
+
+
+def test_other_pictures_must_hold_the_very_sentence():
+    s = next(s for s in (world.make(seed, "natural") for seed in range(50)) if any(f.kind == "relation" for f in s.facts))
+    f = next(f for f in s.facts if f.kind == "relation")
+    assert evaluate.tells(s.caption(), f, s) and not evaluate.tells(s.caption().replace(f.true, f.false), f, s)
+    flip = f.true.replace("The car", "The house").replace("the house", "the car").replace(" left ", " ? ").replace(" right ", " left ").replace(" ? ", " right ")
+    assert flip != f.true and not evaluate.tells(s.caption().replace(f.true, flip), f, s)
 
 
 def test_text_scores_count_smudged_words():
