@@ -262,9 +262,12 @@ def microscope(m):
     m.done(c)
 
 
+SHARE = .3  # of plain shapes among the abstract pictures
+
+
 def of_shapes(seed):
     """Says whether the abstract picture of a seed shows plain shapes."""
-    return rng(seed, "shapes").random() < .3
+    return rng(seed, "shapes").random() < SHARE
 
 
 def pattern(m):

@@ -257,6 +257,11 @@ def _pairs(m):
     return out + [(g + "norm.weight", d.norm.weight, None), ("language_model.lm_head.weight", d.head.weight, None)]
 
 
+def named(m):
+    """(remote-code name, parameter) of everything in the files."""
+    return [(n, p) for n, p, _ in _pairs(m)]
+
+
 def remote_state(m, dtype=torch.bfloat16):
     """Tensors by their InternVLChatModel names."""
     return {n: (p.view(s) if s else p).detach().to("cpu", dtype).contiguous() for n, p, s in _pairs(m)}

@@ -5,6 +5,7 @@ import numpy as np
 
 import tok  # noqa: F401  (puts the drawn world on the path)
 import canvas
+import scenes
 import tasks
 import words
 import world
@@ -23,7 +24,8 @@ EXTRA = {"claim": 5, "qa": 4, "caption_short": .8, "caption_medium": .5, "tags":
          "revise": .3, "render_short": .12, "render_medium": .12, "render_tags": .12, "probe_text": .1, "probe_table": .1, "probe_code": .1, "probe_panels": .05, "probe_person": .15,
          "natural_perception": .2, "structure_perception": .25, "infographic_perception": .25, "ui_perception": .2, "texture_perception": .12, "coder": .25,
          "knowledge_reasoning": .15, "medical_reasoning": .12, "video_perception": .4, "video_reasoning": .4, "video_guideline": .4, "summary": .35}
-FOCUS = {*world.WEIGHTS, "video", world.OUTSIDE, *EXTRA}  # what a training run may weight
+SHAPES = "shapes"  # plain shapes by themselves, beside those among the abstract pictures; only when weighted
+FOCUS = {*world.WEIGHTS, "video", world.OUTSIDE, SHAPES, *EXTRA}  # what a training run may weight
 _STILL = [n for n in EXTRA if not n.startswith("video")]
 _VIDEO = [n for n in EXTRA if n in tasks.VIDEO_TASKS or n == "qa"]
 _TEXT_ONLY = ("summary", "revise", "render_short", "render_medium", "render_tags")
@@ -126,6 +128,8 @@ class Packer:
         self.tx, self.seed, self.multi, self.focus = tx, seed, multi, focus or {}
         self.outside, self.video = outside * self.focus.get(world.OUTSIDE, 1), video * self.focus.get("video", 1)
         self.weights = {d: w * self.focus.get(d, 1) for d, w in world.WEIGHTS.items()}
+        if SHAPES in self.focus:
+            self.weights[SHAPES] = self.focus[SHAPES] * scenes.SHARE * world.WEIGHTS["synthetic"]
         self.aside, self.waiting = [], []
         self.r = random.Random(seed)
 
@@ -141,6 +145,10 @@ class Packer:
             return world.make(self.seed, "video"), r
         size = "multi" if wide and r.random() < self.multi else r.choice(("plain", "plain", "plain", "near"))
         domain = None if self.weights == world.WEIGHTS else r.choices(list(self.weights), self.weights.values())[0]
+        if domain == SHAPES:
+            domain = "synthetic"
+            while not scenes.of_shapes(self.seed):
+                self.seed += 1
         return world.make(self.seed, domain, size=size), r
 
     def chunk(self):

@@ -3,6 +3,7 @@
 The learning rate follows the wall clock: warm-up, a flat part, a linear decay over the last part of --seconds; with --steps it
 follows the steps, and with --workers 0 too a run on the CPU is the same every time. A later run continues with --init from the
 files of an earlier one. --focus weights domains and tasks: --focus infographic_document=40,data_table=3,video=3.
+With --train-only a later run changes few tensors, and the files that it writes hold all others byte for byte where they were.
 """
 import argparse
 import json
@@ -10,6 +11,7 @@ import math
 import multiprocessing as mp
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ import torch.nn.functional as F
 import packing
 from greedy import quick
 from export import export, load
-from model import MICRO, Config, Model, branch_mask
+from model import MICRO, Config, Model, branch_mask, named
 from tok import Text
 
 
@@ -335,12 +337,24 @@ class Step:
         self.replay = replay
 
 
+def freeze(m, only, glyph):
+    """Leaves only tensors to train whose name in the files has a match of a regular expression, and the glyph head if its loss counts. Returns their names."""
+    names = [n for n, _ in named(m) if re.search(only, n)]
+    if not names:
+        raise SystemExit(f"train: --train-only {only}: no tensor has such a name, they are like {', '.join(n for n, _ in named(m)[:3])}")
+    for n, p in named(m):
+        p.requires_grad_(n in names)
+    m.glyphs.requires_grad_(glyph > 0)
+    return names
+
+
 def optimisers(m, lr, adam, dev, graph):
     """AdamW, and Muon for the matrices of the blocks."""
-    matrices = [p for n, p in m.named_parameters() if p.ndim == 2 and ".blocks." in n and not adam]
+    train = {n: p for n, p in m.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in train.items() if p.ndim == 2 and ".blocks." in n and not adam]
     ids = {id(p) for p in matrices}
-    decay = [p for p in m.parameters() if p.ndim == 2 and id(p) not in ids]
-    rest = [p for p in m.parameters() if p.ndim != 2]
+    decay = [p for p in train.values() if p.ndim == 2 and id(p) not in ids]
+    rest = [p for p in train.values() if p.ndim != 2]
     rate = lambda: torch.tensor(lr, device=dev) if graph else lr
     opts = [torch.optim.AdamW([dict(params=decay, weight_decay=.05), dict(params=rest, weight_decay=0.)], lr=rate(), betas=(.9, .97), fused=dev == "cuda", capturable=graph)]
     if matrices:
@@ -388,6 +402,7 @@ def arguments():
     ap.add_argument("--out", default="out")
     ap.add_argument("--tok", default="tok")
     ap.add_argument("--init", help="folder of an earlier run's checkpoint")
+    ap.add_argument("--train-only", metavar="REGEX", help="train only tensors whose name in the files has a match; with --init")
     ap.add_argument("--chunks", type=int, default=8, help="chunks of 16 rows in a step")
     ap.add_argument("--workers", type=int, default=15)
     ap.add_argument("--lr", type=float, default=1.5e-3)
@@ -411,7 +426,10 @@ def arguments():
     ap.add_argument("--micro", action="store_true", help="a tiny model, for the CPU")
     ap.add_argument("--compile", action="store_true", help="compile on the CPU too")
     ap.add_argument("--adam", action="store_true", help="AdamW for all parameters")
-    return ap.parse_args()
+    a = ap.parse_args()
+    if a.train_only and not a.init:
+        ap.error("--train-only keeps the other tensors as they are: name them with --init")
+    return a
 
 
 class Clock:
@@ -439,10 +457,11 @@ def main():
     m = Model(c).to(dev)
     if a.init:
         load(m, a.init)
+    trained = freeze(m, a.train_only, a.glyph) if a.train_only else [n for n, _ in named(m)]
     tx = Text(a.tok, c.image_tokens)
     os.makedirs(a.out, exist_ok=True)
     say = Log(f"{a.out}/log.jsonl")
-    say(event="start", params=m.shipped(), device=torch.cuda.get_device_name() if dev == "cuda" else "cpu", torch=torch.__version__, args=vars(a))
+    say(event="start", params=m.shipped(), trained=sum(p.numel() for n, p in named(m) if n in trained), device=torch.cuda.get_device_name() if dev == "cuda" else "cpu", torch=torch.__version__, args=vars(a))
     opts = optimisers(m, a.lr, a.adam, dev, a.graph and dev == "cuda")
     source = Pool(loader, 768 if dev == "cuda" else 12, dev) if a.workers else loader
     if dev == "cuda" or a.compile:

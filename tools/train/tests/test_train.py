@@ -189,6 +189,56 @@ def test_a_run_by_steps_repeats_and_goes_on(tmp_path):
     assert loss(more)[0] < loss(one)[0]
 
 
+def tensors(path):
+    """{name: (offsets in the file, bytes)} of a safetensors file."""
+    data = path.read_bytes()
+    n = 8 + int.from_bytes(data[:8], "little")
+    return {k: (v["data_offsets"], data[n + v["data_offsets"][0]:n + v["data_offsets"][1]]) for k, v in json.loads(data[8:n]).items() if k != "__metadata__"}
+
+
+def test_an_export_of_the_shipped_weights_is_the_shipped_files(tmp_path):
+    m = M.Model(M.Config())
+    load(m, SHIPPED)
+    export(m, str(tmp_path), SHIPPED)
+    shards = [f for f in os.listdir(SHIPPED) if f.endswith(".safetensors")]
+    assert len(shards) == 3
+    for f in [*shards, "model.safetensors.index.json", "config.json"]:
+        assert (tmp_path / f).read_bytes() == open(os.path.join(SHIPPED, f), "rb").read(), f
+
+
+def test_a_run_on_few_tensors_leaves_all_others_byte_for_byte(tmp_path):
+    smoke(tmp_path / "a", "--steps", "2", "--seconds", "2", "--warm", "1")
+    only = r"^mlp1\.|encoder\.layers\.1\.|model\.layers\.0\.self_attn"
+    log = smoke(tmp_path / "b", "--steps", "3", "--seconds", "3", "--warm", "1", "--glyph", "0", "--init", str(tmp_path / "a" / "model"), "--train-only", only, "--focus", "shapes=9")
+    old, new = tmp_path / "a" / "model", tmp_path / "b" / "model"
+    files = sorted(f for f in os.listdir(old) if f.endswith(".safetensors"))
+    assert files == sorted(f for f in os.listdir(new) if f.endswith(".safetensors"))
+    changed, kept, size = set(), set(), 0
+    for f in files:
+        a, b = tensors(old / f), tensors(new / f)
+        assert {k: at for k, (at, _) in a.items()} == {k: at for k, (at, _) in b.items()}
+        for k in a:
+            (kept if a[k] == b[k] else changed).add(k)
+            size += len(a[k][1]) // 2 if train.re.search(only, k) else 0
+    named = {k for k in changed | kept if train.re.search(only, k)}
+    assert changed <= named and len(kept) > len(named)
+    assert {k for k in named if k.endswith("weight") and "norm" not in k} <= changed, "every matrix named is trained"
+    assert log[0]["trained"] == size
+
+
+def test_only_tensors_of_the_files_can_be_named(net):
+    with pytest.raises(SystemExit, match="no tensor has such a name"):
+        train.freeze(net, "decoder", 0)
+
+
+def test_a_focus_on_plain_shapes_draws_them_by_themselves(text):
+    p = packing.Packer(text, 5_000_000, outside=0, video=0, focus={"shapes": 200})
+    drawn = [p.sample(0, 16)[0] for _ in range(80)]
+    assert len({s.seed for s in drawn}) == 80
+    share = sum(s.overview == packing.scenes.SHAPES for s in drawn) / 80
+    assert .5 < share < .95, "200 times a weight of 1.5 beside one of 108"
+
+
 def test_a_step_changes_weights_by_the_rate(text, net):
     m = M.Model(M.Config(**M.MICRO))
     loader = train.Loader(SHIPPED, 64, 0, .1, 0, 0)
