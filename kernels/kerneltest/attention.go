@@ -198,7 +198,7 @@ func copyCase() testCase {
 				every = append(every, b*kernels.BlockSize+i)
 			}
 		}
-		first := w.random("First", bf16, len(every), 2, 32)
+		first := w.floats("First", bf16, make([]float32, len(every)*2*32), len(every), 2, 32)
 		w.do(w.KVStore(kernels.KVStoreArgs{KV: p.kv, Layer: 1 - pagedLayer, K: first, V: first, Slots: w.ints("Every", every, len(every))}))
 		w.do(w.KVCopy(kernels.KVCopyArgs{KV: p.kv, Pairs: [][2]int32{{p.tables[0], spare[0]}, {p.tables[1], spare[1]}}}))
 		slots := []int32{p.tables[0] * 32, p.tables[1] * 32}
