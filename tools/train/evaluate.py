@@ -108,8 +108,9 @@ def wilson(right, n):
     return [round(p, 4), round(max(0., mid - half), 4), round(min(1., mid + half), 4), n]
 
 
-def samples(per_domain, base, size=None, **k):
-    return [world.make(base + 10_000 * d + i, dm, size=size, **k) for d, dm in enumerate(world.DOMAINS) for i in range(per_domain)]
+def samples(per_domain, base, size=None, domains=world.DOMAINS, **k):
+    """The same pictures of a domain whichever others are asked for."""
+    return [world.make(base + 10_000 * d + i, dm, size=size, **k) for d, dm in enumerate(world.DOMAINS) if dm in domains for i in range(per_domain)]
 
 
 def score_captions(board, ss, answers):
@@ -350,7 +351,7 @@ def threshold(rows, alarms=.015):
 
 def run(m, a):
     """All parts as one JSON object."""
-    ss = samples(a.n, a.base)
+    ss = samples(a.n, a.base, domains=a.domains)
     board, inside, routed = full(m, ss, a.every)
     res = {"domains": board.table(), "router_calibration": round(calibration(routed), 4) if routed else None}
     ob, outer = outside_rows(m, a.outside)
@@ -360,11 +361,20 @@ def run(m, a):
     return res
 
 
+def known_domains(text):
+    """"a,b" as a list, with every name checked."""
+    names = text.split(",")
+    if unknown := [d for d in names if d not in world.DOMAINS]:
+        raise argparse.ArgumentTypeError(f"no domain {unknown}, want some of {world.DOMAINS}")
+    return names
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("model")
     ap.add_argument("--tok", help="tokenizer folder; default: the model's")
     ap.add_argument("--n", type=int, default=200, help="pictures a domain")
+    ap.add_argument("--domains", type=known_domains, default=world.DOMAINS, metavar="NAME,...", help="only these in the main part")
     ap.add_argument("--every", type=int, default=4, help="the rarer tasks are asked of one in so many pictures")
     ap.add_argument("--views", type=int, default=60, help="pictures a domain in each view")
     ap.add_argument("--smudged", type=int, default=60, help="pictures with smudged words a domain")

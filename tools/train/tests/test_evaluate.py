@@ -183,6 +183,14 @@ def test_the_engine_is_asked_once_a_question_and_stops_in_time(tmp_path):
         late.generate([(p, "new", False)], 5)
 
 
+def test_a_domain_keeps_its_pictures_when_others_are_left_out():
+    seeds = lambda **k: [(s.domain, s.seed) for s in evaluate.samples(2, 1000, size="plain", clean=True, **k)]
+    assert seeds(domains=evaluate.known_domains("ui,synthetic")) == [x for x in seeds() if x[0] in ("ui", "synthetic")]
+    assert len(seeds()) == 2 * len(world.DOMAINS)
+    with pytest.raises(evaluate.argparse.ArgumentTypeError, match="cars"):
+        evaluate.known_domains("ui,cars")
+
+
 def test_a_plan_learns_every_question():
     ss = evaluate.samples(1, 1000)
     plan = answers.Plan()
