@@ -263,10 +263,10 @@ func (e *Engine) finish(r *request, why FinishReason, err error) {
 		r.mu.Unlock()
 	}
 	r.ended.Store(true)
-	close(r.done)
 	e.mu.Lock()
-	e.waiting--
+	e.waiting-- // first: who waits for done finds the place free
 	e.mu.Unlock()
+	close(r.done)
 	if e.cfg.Observer != nil {
 		e.cfg.Observer.Request(*u, why, err)
 	}
