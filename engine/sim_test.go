@@ -133,13 +133,7 @@ func differentialSimulatedGPU(t *testing.T, device string) {
 // alone, and most steps began before they were planned.
 func TestStepsBegunEarly(t *testing.T) {
 	needSimulator(t)
-	files := smallModel(t)
-	open := func(c engine.Config) *engine.Engine {
-		c.Device, c.Verify, c.ContextTokens = "sim", true, 256
-		e, err := engine.OpenFS(t.Context(), files, "small", c)
-		require.NoError(t, err)
-		return e
-	}
+	open := openSmall(t, "sim", 256)
 	var requests []engine.Request
 	for i := range 9 {
 		r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: i != 5, MaxTokens: 12 + 6*i}
@@ -169,19 +163,9 @@ func TestStepsBegunEarly(t *testing.T) {
 	// Few blocks, so that some are preempted.
 	for _, c := range []engine.Config{{MaxSequences: 8, StepTokens: 64}, {MaxSequences: 4, StepTokens: 64, KVBlocks: 12}} {
 		e := open(c)
-		got := make([]outcome, len(requests))
 		var wg sync.WaitGroup
-		for i, r := range requests {
-			wg.Go(func() {
-				res, err := e.Generate(t.Context(), r)
-				if err != nil {
-					t.Errorf("request %d: %v", i, err)
-					return
-				}
-				got[i] = outcomeOf(res)
-			})
-		}
 		wg.Go(func() { _, _ = cancelled(t.Context(), e, requests[8], 20) })
+		got := allAtOnce(t, e, requests)
 		wg.Wait()
 		st := e.Stats()
 		require.NoError(t, e.Close())
@@ -196,13 +180,7 @@ func TestStepsBegunEarly(t *testing.T) {
 // recorded steps that read its keys once, answer as each does alone.
 func TestSharedPrefixSimulatedGPU(t *testing.T) {
 	needSimulator(t)
-	files := smallModel(t)
-	open := func(c engine.Config) *engine.Engine {
-		c.Device, c.Verify, c.ContextTokens = "sim:1", true, 512
-		e, err := engine.OpenFS(t.Context(), files, "small", c)
-		require.NoError(t, err)
-		return e
-	}
+	open := openSmall(t, "sim:1", 512)
 	var requests []engine.Request
 	for i := range 5 {
 		r := engine.Request{IgnoreEOS: true, DisableLoopGuard: true, DisableSpeculation: true, MaxTokens: 20 + i}
@@ -222,6 +200,24 @@ func TestSharedPrefixSimulatedGPU(t *testing.T) {
 	e := open(engine.Config{MaxSequences: 8, StepTokens: 256})
 	_, err := e.Generate(t.Context(), requests[0]) // the prefix is in the cache now
 	require.NoError(t, err)
+	got := allAtOnce(t, e, requests)
+	require.NoError(t, e.Close())
+	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+}
+
+// openSmall opens engines on the small model, checked after every step.
+func openSmall(t *testing.T, device string, context int) func(engine.Config) *engine.Engine {
+	files := smallModel(t)
+	return func(c engine.Config) *engine.Engine {
+		c.Device, c.Verify, c.ContextTokens = device, true, context
+		e, err := engine.OpenFS(t.Context(), files, "small", c)
+		require.NoError(t, err)
+		return e
+	}
+}
+
+// allAtOnce answers requests side by side.
+func allAtOnce(t *testing.T, e *engine.Engine, requests []engine.Request) []outcome {
 	got := make([]outcome, len(requests))
 	var wg sync.WaitGroup
 	for i, r := range requests {
@@ -235,8 +231,7 @@ func TestSharedPrefixSimulatedGPU(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.NoError(t, e.Close())
-	require.Empty(t, cmp.Diff(want, got, cmpopts.EquateEmpty()))
+	return got
 }
 
 // grey is a picture without much in it.

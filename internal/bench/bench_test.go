@@ -205,6 +205,7 @@ func TestShare(t *testing.T) {
 		for _, r := range []bench.ShareRun{none, cache, fork} {
 			require.Equal(t, none.PromptTokens, r.PromptTokens)
 			require.Equal(t, agents*3, r.OutputTokens)
+			require.Greater(t, r.Decoding, float64(r.OutputTokens-agents)/r.Seconds, "without what comes before the first tokens")
 		}
 	}
 	_, err = bench.RunShare(t.Context(), e, bench.Share{Agents: 2, Tiles: 99999, Tokens: 3}, 1)

@@ -115,12 +115,18 @@ func tiles(t *testing.T, b, portable *Backend, rows, n, k int) {
 	}
 }
 
+// portableKernels is a simulated device that has nothing but the portable kernels.
+func portableKernels(t *testing.T) *Backend {
+	b, err := Open(Options{Library: library(t)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
 func TestTiles(t *testing.T) {
 	t.Run("simulator", func(t *testing.T) {
 		b, _ := simulatedOn(t, simHopper)
-		portable, err := Open(Options{Library: library(t)})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, portable.Close()) })
+		portable := portableKernels(t)
 		tiles(t, b, portable, 450, 208, 192)
 		tiles(t, b, portable, 1300, 400, 64)
 	})
@@ -239,9 +245,7 @@ func streams(t *testing.T, b, portable *Backend, cases []finishCase, most, k int
 func TestStreams(t *testing.T) {
 	t.Run("simulator", func(t *testing.T) {
 		b, _ := simulatedOn(t, simHopper)
-		portable, err := Open(Options{Library: library(t)})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, portable.Close()) })
+		portable := portableKernels(t)
 		streams(t, b, portable, finishCases, 2, 768)
 		streams(t, b, portable, finishCases, 7, 256)
 		streams(t, b, portable, finishCases[:1], 1, 256*20) // more than the rings hold
