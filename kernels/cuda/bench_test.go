@@ -484,7 +484,9 @@ func BenchmarkAttention(bb *testing.B) {
 	const text, picture = 2304, 3328 + 128 // tokens; 3,328 are of 13 tiles
 	for _, c := range []struct{ seqs, rows, ctx, shared int }{
 		{1, 1, text, 0},
+		{4, 1, text, 0},
 		{8, 1, text, 0},
+		{16, 1, text, 0},
 		{64, 1, text, 0},
 		{1, 256, text, 0},
 		{1, 1024, text, 0},
@@ -533,7 +535,7 @@ func BenchmarkAttention(bb *testing.B) {
 			hint = b.ints(pairs, c.seqs, 2)
 		}
 		read := float64(c.seqs*ctx-(c.seqs-1)*c.shared) * benchKV * benchDim * 4 // bytes
-		bb.Run(name, func(bb *testing.B) {
+		run := func(bb *testing.B) {
 			ms := b.time(bb, func() error {
 				for l := range 4 {
 					if err := b.PagedAttention(kernels.PagedAttentionArgs{
@@ -548,7 +550,13 @@ func BenchmarkAttention(bb *testing.B) {
 			bb.ReportMetric(ms*1e3, "us/layer")
 			bb.ReportMetric(read/ms/1e6, "GB/s")
 			bb.ReportMetric(4*float64(tokens)*(float64(ctx)-float64(c.rows)/2)*benchHeads*benchDim/ms/1e9, "TFLOP/s")
-		})
+		}
+		bb.Run(name, run)
+		if c.seqs > 1 && c.rows == 1 && c.shared == 0 {
+			b.walk = b.splitWalk(partitions(ctx), c.seqs*benchKV)
+			bb.Run(name+"/split", run) // whatever the backend takes
+			b.walk = 0
+		}
 		kv.Free()
 	}
 	for _, tiles := range []int{1, 8, 13} {

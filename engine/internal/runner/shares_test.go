@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"metacap/kernels"
 )
 
 func TestShares(t *testing.T) {
@@ -24,4 +26,25 @@ func TestShares(t *testing.T) {
 	require.False(t, r.shares(tables[8:12], 4, []int32{128}), "nobody to share with")
 	require.False(t, r.shares(nil, 0, nil))
 	require.Zero(t, testing.AllocsPerRun(10, func() { r.shares(tables, 4, []int32{128, 100, 127, 97, 96, 0}) }))
+}
+
+// TestAddShared: a padded step is told who shares and that its padding shares nothing; another is told nothing.
+func TestAddShared(t *testing.T) {
+	r := new(Runner)
+	require.True(t, r.shares([]int32{7, 3, 7, 3, 7, 3}, 2, []int32{64, 64, 33}))
+	l := &lane{arrays: arrays{buf: struct{ kernels.Buffer }{}, host: make([]byte, 4*(arrayAlign+8))}}
+	l.arrays.push(9) // something in front
+	l.addShared(r, graphKey{batch: 4, shared: true})
+	require.NotNil(t, l.step.Shared.Buf)
+	require.Equal(t, []int{4, 2}, l.step.Shared.Shape)
+	require.EqualValues(t, 4*arrayAlign, l.step.Shared.Offset)
+	var got []int32
+	for i := range 8 {
+		got = append(got, int32(le32(l.arrays.host[l.step.Shared.Offset+int64(4*i):])))
+	}
+	require.Equal(t, []int32{0, 0, 0, 32, 0, 32, 3, 0}, got)
+	before := l.arrays.n
+	l.addShared(r, graphKey{batch: 4})
+	require.Nil(t, l.step.Shared.Buf)
+	require.Equal(t, before, l.arrays.n)
 }
